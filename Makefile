@@ -1,0 +1,63 @@
+# `make` or `make help` lists the targets. Two commands do everything: `make repro` and `make test`.
+.DEFAULT_GOAL := help
+SHELL := bash
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# With these set by the caller, TensorFlow would be compiled anew at each start or found elsewhere.
+unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME VIRTUAL_ENV
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+
+READY := $(VENV)/.ready
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+# The stamp holds the lock's checksum: the environment is made again when the lock changes, and only then.
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; run make PYTHON=python3.11 ...")'
+	@if ! sha256sum requirements.lock | cmp -s - $@; then \
+	  set -e; echo "making $(VENV) from requirements.lock (1 to 4 minutes, once)"; \
+	  rm -rf $(VENV); $(PYTHON) -m venv $(VENV); \
+	  if $(VENV)/bin/pip install --quiet --disable-pip-version-check uv; \
+	  then $(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes --compile-bytecode -r requirements.lock; \
+	  else $(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --compile -r requirements.lock; fi; \
+	  sha256sum requirements.lock > $@; \
+	else touch $@; fi
+
+.PHONY: setup
+setup: $(READY) ## make the environment (.venv) from the lock
+
+.PHONY: repro
+repro: setup ## fetch, train, evaluate and report whatever is not up to date
+	@python -m pipeline.parameters
+	@dvc repro
+	@python -m pipeline.readme
+
+.PHONY: demo
+demo: setup ## the whole pipeline, shrunken, in a throw-away copy (.demo)
+	@./demo.sh
+
+.PHONY: test
+test: setup ## run the tests
+	@python -m pytest
+
+.PHONY: lint
+lint: setup ## check style and types
+	@ruff check . && ruff format --check . && mypy
+
+.PHONY: ui
+ui: setup ## open the MLflow UI over the project's runs, on http://127.0.0.1:5000
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --port $(or $(PORT),5000) --workers 1 \
+	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
+
+.PHONY: lock
+lock: setup ## pin requirements.in anew into requirements.lock
+	@uv pip compile --quiet --universal --no-header --upgrade --generate-hashes --python-version 3.11 requirements.in -o requirements.lock
+
+.PHONY: clean
+clean: ## remove the environment, caches and the demo; keep data, results and runs
+	@rm -rf $(VENV) .demo .trials .mypy_cache .pytest_cache .ruff_cache
+	@find pipeline tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# The whole pipeline, shrunken, in a throw-away copy: the project's own data, results and runs are not touched.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+rm -rf .demo
+mkdir .demo
+git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents --target-directory=.demo 2>/dev/null || true
+rm -rf .demo/dvc.lock .demo/reports
+cd .demo
+git init --quiet
+dvc cache dir --local "$OLDPWD/.dvc/cache" # what was fetched once is not fetched again
+
+python - <<'PYTHON'
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+yaml = YAML()
+path = Path("params.yaml")
+parameters = yaml.load(path)
+parameters["trial"]["epochs"] = 2
+for study in parameters["studies"].values():
+    study["seeds"] = [0, 1]
+yaml.dump(parameters, path)
+PYTHON
+
+dvc repro
+echo "The demo's report: .demo/reports/report.html (2 epochs and 2 seeds only: a look, not a result)"

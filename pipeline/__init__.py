@@ -1,0 +1,1 @@
+"""A laboratory for one question: what does Batch Normalization really do?"""

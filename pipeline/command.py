@@ -1,0 +1,31 @@
+"""How every stage starts and ends: one clear line on stderr when something is wrong."""
+
+import errno
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from pipeline.errors import PipelineError
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a stage's `main` and exit: 0, 1 after a fault that is explained, 130 after Ctrl-C or SIGTERM."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        main()
+    except PipelineError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("stopped; finished trials are kept, run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            sys.exit(f"error: no space left on the device while writing {error.filename or 'a file'}; free some and run again")
+        if error.filename is not None:
+            sys.exit(f"error: {error.filename}: {error.strerror}; run `dvc repro` to make what is missing")
+        raise

@@ -1,0 +1,183 @@
+"""One file over HTTP(S): size-limited, resumed after a cut, and given up when it only trickles."""
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import BinaryIO
+
+import requests
+import urllib3
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from pipeline.errors import PipelineError
+
+CHUNK_BYTES = 1 << 18
+MINIMUM_BYTES_PER_SECOND = 1000
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 4.0
+
+Report = Callable[[int, int | None], None]
+
+
+class _PassingError(Exception):
+    """A fault that another attempt may not meet."""
+
+
+def download(url: str, file: BinaryIO, *, attempts: int, timeout_seconds: float, maximum_bytes: int) -> None:
+    """Fill the empty `file` with what is at `url`, in at most `attempts` requests.
+
+    An attempt ends when no byte comes for `timeout_seconds`, or when fewer than `MINIMUM_BYTES_PER_SECOND`
+    came on average over that time; the next one goes on from where it stopped.
+
+    Raises:
+        PipelineError: no attempt brought the whole file, another could not help, or it is larger than `maximum_bytes`.
+    """
+    with _progress(public(url).rpartition("/")[2]) as report:
+        transfer = _Transfer(url, file, timeout_seconds, maximum_bytes, report)
+        for attempt in range(1, attempts + 1):
+            try:
+                transfer.attempt()
+            except _PassingError as fault:
+                if attempt == attempts:
+                    raise PipelineError(f"{fault} (attempt {attempt} of {attempts})") from None
+                print(f"{public(url)}: {fault}; attempt {attempt + 1} of {attempts} follows", file=sys.stderr)
+            else:
+                return
+            time.sleep(min(FIRST_PAUSE_SECONDS * 2 ** (attempt - 1), LONGEST_PAUSE_SECONDS))
+
+
+def public(text: str) -> str:
+    """Take from the URLs in `text` what may be secret: user, password and query."""
+    return re.sub(r"(://[^\s?]*)\?\S*", r"\1", re.sub(r"://[^/\s]*@", "://", text))
+
+
+@dataclass
+class _Transfer:
+    """A download under way: `file` holds what has come, up to its position."""
+
+    url: str
+    file: BinaryIO
+    timeout_seconds: float
+    maximum_bytes: int
+    report: Report
+    total_bytes: int | None = None
+    etag: str = ""
+
+    def attempt(self) -> None:
+        try:
+            with requests.get(self.url, headers=self._headers(), stream=True, timeout=self.timeout_seconds) as response:
+                self._start(response)
+                self._receive(response.raw)
+        except (requests.ConnectionError, requests.Timeout) as error:
+            raise _PassingError(_cause(error)) from None
+        except requests.RequestException as error:
+            raise PipelineError(public(str(error))) from None
+
+    def _headers(self) -> dict[str, str]:
+        # A compressed transfer would have neither a known length nor the archive's own bytes.
+        headers = {"Accept-Encoding": "identity"}
+        if self.file.tell() and self.total_bytes is not None:
+            headers["Range"] = f"bytes={self.file.tell()}-"
+            if self.etag:
+                headers["If-Range"] = self.etag
+        return headers
+
+    def _start(self, response: requests.Response) -> None:
+        """Put the file's position where the body belongs, or refuse the answer."""
+        if response.status_code == HTTPStatus.OK:
+            self._restart()
+            self.total_bytes = response.raw.length_remaining
+            etag = response.headers.get("ETag", "")
+            self.etag = etag if etag.startswith('"') else ""  # a weak tag does not promise equal bytes
+            self._check_size(self.total_bytes or 0)
+        elif response.status_code == HTTPStatus.PARTIAL_CONTENT:
+            self._check_range(response.headers.get("Content-Range", ""))
+        else:
+            self._refuse(response)
+
+    def _restart(self) -> None:
+        if self.file.tell():
+            self.file.seek(0)
+            self.file.truncate()
+
+    def _check_range(self, content_range: str) -> None:
+        wanted = f"bytes {self.file.tell()}-{(self.total_bytes or 0) - 1}/{self.total_bytes}"
+        if content_range != wanted:
+            raise PipelineError(f"the server sent the range '{content_range}' where '{wanted}' was due")
+
+    def _refuse(self, response: requests.Response) -> None:
+        answer = f"the server answered {response.status_code} {response.reason}"
+        if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            self._restart()
+            raise _PassingError(answer)
+        if response.status_code == HTTPStatus.TOO_MANY_REQUESTS or response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise _PassingError(answer)
+        raise PipelineError(answer)
+
+    def _receive(self, body: urllib3.HTTPResponse) -> None:
+        for chunk in self._fast_enough(self._chunks(body)):
+            self._check_size(self.file.tell() + len(chunk))
+            self.file.write(chunk)
+            self.report(self.file.tell(), self.total_bytes)
+
+    def _chunks(self, body: urllib3.HTTPResponse) -> Iterator[bytes]:
+        try:
+            # read1 returns what is there, read would wait for a trickle to fill the chunk.
+            while chunk := body.read1(CHUNK_BYTES, decode_content=False):
+                yield chunk
+        except urllib3.exceptions.ReadTimeoutError:
+            raise _PassingError(f"no byte came for {self.timeout_seconds:g} s, after {self.file.tell()} bytes") from None
+        except urllib3.exceptions.HTTPError:
+            raise _PassingError(f"the connection broke after {self.file.tell()} of {self.total_bytes or 'unknown'} bytes") from None
+
+    def _fast_enough(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        start, received = time.monotonic(), 0
+        for chunk in chunks:
+            yield chunk
+            received += len(chunk)
+            elapsed = time.monotonic() - start
+            if elapsed >= self.timeout_seconds:
+                if received < MINIMUM_BYTES_PER_SECOND * elapsed:
+                    raise _PassingError(f"too slow: {received} bytes in {elapsed:.3g} s")
+                start, received = time.monotonic(), 0
+
+    def _check_size(self, size: int) -> None:
+        if size > self.maximum_bytes:
+            raise PipelineError(f"larger than data.maximum_megabytes allows ({self.maximum_bytes} bytes)")
+
+
+def _cause(error: requests.RequestException) -> str:
+    """Find the reason inside the layers that urllib3 and requests wrap around it."""
+    reason = getattr(error.args[0], "reason", error) if error.args else error
+    return public(str(reason)).rpartition("): ")[2]
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Report]:
+    """Show received and total bytes on stderr: a bar on a terminal, elsewhere a line for each quarter."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _quarter_lines(name)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda received, total: bar.update(task, completed=received, total=total)
+
+
+def _quarter_lines(name: str) -> Report:
+    shown = 0
+
+    def report(received: int, total: int | None) -> None:
+        nonlocal shown
+        quarter = 4 * received // total if total else 0
+        if quarter > shown:
+            shown = quarter
+            print(f"{name}: {25 * quarter} % of {(total or 0) / 1e6:.1f} MB", file=sys.stderr)
+
+    return report

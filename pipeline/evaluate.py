@@ -1,0 +1,136 @@
+"""DVC stage `evaluate`: the test set, once, for the last epoch of every trial of `train`, with references for scale."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
+from threadpoolctl import threadpool_limits
+
+from pipeline.atomic import replacing
+from pipeline.cifar10 import CLASSES
+from pipeline.command import run
+from pipeline.dataset import Examples, load_examples
+from pipeline.errors import PipelineError
+from pipeline.parameters import load_parameters
+from pipeline.trial_config import TrialConfig
+
+TRAIN_RESULTS = Path("results/train")
+OUTPUT = Path("results/evaluate")
+CALIBRATION_BINS = 15
+CLASS_INDICES = range(len(CLASSES))
+
+Probabilities = NDArray[np.float32]
+Labels = NDArray[np.uint8]
+
+
+def main() -> None:
+    """Write results/evaluate/: one table per kind of result."""
+    argparse.ArgumentParser(prog="python -m pipeline.evaluate", description=__doc__).parse_args()
+    parameters = load_parameters()
+    test = load_examples("test")
+    predictions = {
+        (arm, seed): _predict(parameters.trial_config(arm, {}, seed), _weights(arm, seed), test)
+        for arm in parameters.studies["train"].arms
+        for seed in parameters.studies["train"].seeds
+    }
+    tables = {
+        **evaluate(predictions, test.labels),
+        "references": evaluate_references(load_examples("train"), test),
+    }
+    with replacing(OUTPUT) as temporary:
+        temporary.mkdir()
+        for name, table in tables.items():
+            table.to_csv(temporary / f"{name}.csv", index=False)
+
+
+def evaluate(predictions: dict[tuple[str, int], Probabilities], labels: Labels) -> dict[str, pd.DataFrame]:
+    """Measure float32 class probabilities `(n, 10)`, by arm and seed, against uint8 labels `(n,)`.
+
+    Returns:
+        `trials`: one row per arm and seed; `per_class`: one per arm, seed and class; `confusion_matrix`: counts of actual
+        and predicted class, summed over an arm's seeds.
+    """
+    trials = [{"arm": arm, "seed": seed, **_overall(p, labels)} for (arm, seed), p in predictions.items()]
+    per_class = [_per_class(p, labels).assign(arm=arm, seed=seed) for (arm, seed), p in predictions.items()]
+    confusion = pd.concat(_confusion(p, labels).assign(arm=arm) for (arm, _), p in predictions.items())
+    return {
+        "trials": pd.DataFrame(trials),
+        "per_class": pd.concat(per_class)[["arm", "seed", "class", "precision", "recall", "f1", "support"]],
+        "confusion_matrix": confusion.groupby(["arm", "actual", "predicted"], sort=False)["count"].sum().reset_index(),
+    }
+
+
+def evaluate_references(train: Examples, test: Examples) -> pd.DataFrame:
+    """Two classifiers for scale: always the most frequent class, and a linear one (softmax regression on the pixels)."""
+    references = {
+        "majority_class": DummyClassifier(strategy="most_frequent"),
+        "softmax_regression": LogisticRegression(max_iter=50),
+    }
+    centre = train.images.reshape(len(train.images), -1).mean(axis=0, dtype=np.float64)
+    rows = []
+    with threadpool_limits(1), np.errstate(divide="ignore"):
+        for name, classifier in references.items():
+            classifier.fit(_pixels(train, centre), train.labels)
+            predicted = classifier.predict(_pixels(test, centre))
+            loss = log_loss(test.labels, classifier.predict_proba(_pixels(test, centre))) if name != "majority_class" else None
+            rows.append({"reference": name, "loss": loss, "accuracy": accuracy_score(test.labels, predicted)})
+    return pd.DataFrame(rows)
+
+
+def expected_calibration_error(probabilities: Probabilities, labels: Labels) -> float:
+    """Mean gap between confidence and accuracy over 15 bins of equal width, weighted by count (Guo et al. 2017, eq. 3)."""
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    correct = (probabilities.argmax(axis=1) == labels).astype(np.float64)
+    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, weights=correct - confidence, minlength=CALIBRATION_BINS)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def _overall(probabilities: Probabilities, labels: Labels) -> dict[str, float]:
+    return {
+        "loss": float(log_loss(labels, probabilities.astype(np.float64), labels=list(CLASS_INDICES))),
+        "accuracy": float(accuracy_score(labels, probabilities.argmax(axis=1))),
+        "expected_calibration_error": expected_calibration_error(probabilities, labels),
+    }
+
+
+def _per_class(probabilities: Probabilities, labels: Labels) -> pd.DataFrame:
+    scores = precision_recall_fscore_support(labels, probabilities.argmax(axis=1), labels=list(CLASS_INDICES), zero_division=0.0)
+    return pd.DataFrame({"class": CLASSES, **dict(zip(("precision", "recall", "f1", "support"), scores, strict=True))})
+
+
+def _confusion(probabilities: Probabilities, labels: Labels) -> pd.DataFrame:
+    counts = confusion_matrix(labels, probabilities.argmax(axis=1), labels=list(CLASS_INDICES))
+    rows = [(CLASSES[actual], CLASSES[predicted], counts[actual, predicted]) for actual in CLASS_INDICES for predicted in CLASS_INDICES]
+    return pd.DataFrame(rows, columns=["actual", "predicted", "count"])
+
+
+def _weights(arm: str, seed: int) -> Path:
+    path = TRAIN_RESULTS / arm / "weights" / f"seed-{seed}.weights.h5"
+    if not path.exists():
+        raise PipelineError(f"{path}: not found; run `dvc repro train` first")
+    return path
+
+
+def _predict(config: TrialConfig, weights: Path, examples: Examples) -> Probabilities:
+    # Here, not above: --help and the tests of the measures need no TensorFlow.
+    from pipeline import quiet_tensorflow, trial  # noqa: F401
+    from pipeline.model import build_model
+
+    model = build_model(config, config.seed)
+    model.load_weights(weights)
+    return trial.predict(model, examples.images)
+
+
+def _pixels(examples: Examples, centre: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Centred pixels in units of their range, float32 `(n, 3072)`: what a linear classifier converges on."""
+    return ((examples.images.reshape(len(examples.images), -1) - centre) / 255).astype(np.float32)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,53 @@
+"""One training run with overrides, logged to MLflow: the entry point `trial` of the MLproject."""
+
+import argparse
+import os
+
+from pydantic import ValidationError
+
+from pipeline.command import run
+from pipeline.dataset import data_md5
+from pipeline.errors import PipelineError
+from pipeline.parameters import explain, load_parameters
+from pipeline.study import Trial, complete, forget
+from pipeline.tracking import Ledger
+from pipeline.trial_key import trial_key
+from pipeline.trial_result import result_of
+
+
+def main() -> None:
+    """Complete one trial and print its last epoch's metrics."""
+    project_run = os.environ.get("MLFLOW_RUN_ID")
+    trial = _parse_trial()
+    key = trial_key(trial.config, trial.data_md5)
+    complete({key: trial})
+    last_epoch = {str(name): float(value) for name, value in result_of(key).read_history().iloc[-1].items()}
+    print(f"{trial.name}:", ", ".join(f"{name} {value:.4g}" for name, value in last_epoch.items()))
+    if project_run:
+        with Ledger() as ledger:
+            ledger.log_summary(project_run, last_epoch)
+    forget({key: trial})
+
+
+def _parse_trial() -> Trial:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.one_trial", description=__doc__)
+    parser.add_argument("--model", default="batch_norm", help="an arm of params.yaml (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = vars(parser.parse_args())
+    parameters = load_parameters()
+    arm, seed = arguments.pop("model"), arguments.pop("seed")
+    if arm not in parameters.arms:
+        raise PipelineError(f"--model: '{arm}' is not an arm of params.yaml; choose from {', '.join(parameters.arms)}")
+    level = {field: value for field, value in arguments.items() if value not in (None, getattr(parameters.trial, field))}
+    try:
+        config = parameters.trial_config(arm, level, seed)
+    except ValidationError as error:
+        raise PipelineError(explain(error, "command line: ")) from None
+    return Trial("single_trial", arm, level, config, data_md5())
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,141 @@
+"""What params.yaml may say: types, ranges, and no key that nothing reads."""
+
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.cifar10 import FILES
+from pipeline.errors import PipelineError
+from pipeline.trial_config import Seed, TrainingConfig, TrialConfig
+
+PARAMETERS_FILE = Path("params.yaml")
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class StrictModel(BaseModel):
+    """Unknown keys, wrong types, NaN and infinity are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Source(StrictModel):
+    """Where CIFAR-10 may come from; `sha256` is the archive's, when it is known."""
+
+    url: str = Field(min_length=1)
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+
+class DataParameters(StrictModel):
+    """Where the data comes from and what it must be."""
+
+    sources: list[Source] = Field(min_length=1)
+    md5: dict[Literal[FILES], Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]] = Field(  # type: ignore[valid-type]
+        min_length=len(FILES)
+    )
+    attempts: int = Field(ge=1, le=100)
+    timeout_seconds: float = Field(gt=0, le=3600)
+    maximum_megabytes: int = Field(ge=1, le=100_000)
+
+
+class SplitParameters(StrictModel):
+    """How validation examples are taken from the training set."""
+
+    method: Literal["last", "stratified"]
+    validation_fraction: float = Field(gt=0, lt=1)
+    seed: Seed
+
+
+class Study(StrictModel):
+    """Arms × every combination of the grid's values × seeds, answering one question."""
+
+    arms: list[Name] = Field(min_length=1)
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]]
+    seeds: list[Seed] = Field(min_length=1)
+    log_models: bool
+
+    def levels(self) -> Iterator[dict[str, Any]]:
+        """Each combination of the grid's values, as overrides of a trial."""
+        for values in product(*self.grid.values()):
+            yield dict(zip(self.grid, values, strict=True))
+
+
+class Parameters(StrictModel):
+    """All of params.yaml."""
+
+    data: DataParameters
+    split: SplitParameters
+    trial: TrainingConfig
+    arms: dict[Name, dict[str, Any]]
+    studies: dict[Name, Study]
+
+    def trial_config(self, arm: str, level: dict[str, Any], seed: int) -> TrialConfig:
+        """Describe one trial: the common settings, then the arm's, then the study's level."""
+        return TrialConfig.model_validate({**self.trial.model_dump(), **self.arms[arm], **level, "seed": seed})
+
+
+def load_parameters(path: Path = PARAMETERS_FILE) -> Parameters:
+    """Read and check params.yaml, every arm and level included.
+
+    Raises:
+        PipelineError: the file is missing, is not YAML, repeats a key, or holds a wrong key or value (all are named).
+    """
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PipelineError(f"{path}: not found; run from the project's root, where params.yaml stands") from None
+    except (YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise PipelineError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        parameters = Parameters.model_validate(content)
+    except ValidationError as error:
+        raise PipelineError(explain(error, f"{path}")) from None
+    _check_studies(parameters, path)
+    return parameters
+
+
+def _check_studies(parameters: Parameters, path: Path) -> None:
+    for arm in parameters.arms:
+        _check_trial(parameters, arm, {}, f"{path}: arms.{arm}")
+    for name, study in parameters.studies.items():
+        lists: dict[str, list[Any]] = {"arms": study.arms, "seeds": study.seeds, **{f"grid.{key}": study.grid[key] for key in study.grid}}
+        for field, values in lists.items():
+            if any(value in values[:index] for index, value in enumerate(values)):
+                raise PipelineError(f"{path}: studies.{name}.{field}: has a value twice; name each once")
+        for arm in study.arms:
+            if arm not in parameters.arms:
+                raise PipelineError(f"{path}: studies.{name}.arms: '{arm}' is not declared under arms ({', '.join(parameters.arms)})")
+            for level in study.levels():
+                _check_trial(parameters, arm, level, f"{path}: studies.{name}.grid")
+
+
+def _check_trial(parameters: Parameters, arm: str, level: dict[str, Any], where: str) -> None:
+    reserved = {"seed"} & (level.keys() | parameters.arms[arm].keys())
+    if reserved:
+        raise PipelineError(f"{where}.seed: belongs in the study's seeds")
+    try:
+        parameters.trial_config(arm, level, seed=0)
+    except ValidationError as error:
+        raise PipelineError(explain(error, where)) from None
+
+
+def explain(error: ValidationError, where: str) -> str:
+    """Say in one line which keys are wrong and why."""
+    faults = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"] if part != "[key]")
+        shown = "" if fault["type"] == "missing" else f" (got {fault['input']!r:.60})"
+        faults.append(f"{key or 'the whole file'}: {fault['msg'].removeprefix('Value error, ')}{shown}")
+    separator = "." if not where.endswith(".yaml") else ": "
+    return "; ".join(f"{where}{separator}{fault}" for fault in faults)
+
+
+if __name__ == "__main__":
+    from pipeline.command import run
+
+    run(lambda: print("params.yaml is valid:", ", ".join(load_parameters().studies)))

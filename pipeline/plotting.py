@@ -1,0 +1,89 @@
+"""The look that every figure shares, and drawing as SVG that is the same to the byte every time."""
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib import rc_context, style
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.typing import RcKeyType
+
+# Okabe & Ito's palette (jfly.uni-koeln.de/color), which readers with any colour vision can tell apart.
+ARM_COLOURS = ("#0072B2", "#D55E00", "#56B4E9", "#000000")
+LEVEL_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREY = "#595959"
+
+STYLE: dict[RcKeyType, Any] = {
+    # DejaVu comes with matplotlib, so that the layout is the same on every machine; it is wide, so that others fit.
+    "font.sans-serif": ["DejaVu Sans", "Helvetica Neue", "Arial"],
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": "#222222",
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "text.color": "#222222",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": "white",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "batch-norm-laboratory",
+}
+NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+
+
+def draw(build: Callable[..., Figure], *arguments: Any) -> str:  # noqa: ANN401 - whatever the builder takes
+    """Call `build` under the common style and return its figure as SVG."""
+    with style.context("default"), rc_context(STYLE):
+        svg = io.StringIO()
+        build(*arguments).savefig(svg, format="svg", metadata=NO_METADATA)
+    return svg.getvalue()
+
+
+def colour_of(item: object, among: Sequence[object], palette: Sequence[str]) -> str:
+    """Colour by place: the same arm or level has the same colour in every figure."""
+    return palette[list(among).index(item) % len(palette)]
+
+
+def ink(colour: str) -> str:
+    """A darker tone of `colour`, for text that can be read on white."""
+    red, green, blue = to_rgb(colour)
+    return to_hex((0.72 * red, 0.72 * green, 0.72 * blue))
+
+
+def plot_seeds(axes: Axes, trials: pd.DataFrame, x: str, y: str, colour: str) -> float:
+    """Draw every seed as a thin line and their mean as a thick one; return where the mean ends."""
+    by_seed = trials.pivot_table(index=x, columns="seed", values=y)
+    mean = by_seed.mean(axis="columns")
+    marker = "o" if len(mean) == 1 else ""
+    axes.plot(by_seed.index, by_seed, color=colour, linewidth=0.6, alpha=0.45)
+    axes.plot(mean.index, mean, color=colour, linewidth=2, marker=marker)
+    return float(mean.iloc[-1])
+
+
+def label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
+    """Write each (height, text, colour) at the right edge, moved apart where they would overlap."""
+    bottom, top = axes.get_ylim()
+    heights: list[float] = []
+    for height, _, _ in sorted(ends):
+        heights.append(max(height, heights[-1] + 0.075 * (top - bottom)) if heights else height)
+    shift = sum(heights) / len(ends) - sum(height for height, _, _ in ends) / len(ends)
+    for height, (_, text, colour) in zip(heights, sorted(ends), strict=True):
+        axes.text(1.02, height - shift, text, color=ink(colour), va="center", fontweight="bold", transform=axes.get_yaxis_transform())
+
+
+def plot_points(axes: Axes, values: pd.Series, height: float, colour: str) -> None:
+    """Draw single values as small dots on one line, and their mean as a large one."""
+    axes.plot(values, [height] * len(values), "o", color=colour, markersize=3.5, alpha=0.5, markeredgewidth=0)
+    axes.plot(values.mean(), height, "D", color=colour, markersize=6, markeredgecolor="white", markeredgewidth=0.8)

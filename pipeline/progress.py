@@ -1,0 +1,66 @@
+"""One progress display for a set of trials: a bar with the time left on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pipeline.runner import EpochEnded, Event, Finished, Interrupted
+
+
+class TrialProgress:
+    """Shows the events of trials, given with their names and numbers of epochs by key."""
+
+    def __init__(self, names: Mapping[str, str], epochs: Mapping[str, int]) -> None:
+        self._names = names
+        self._epochs = epochs
+        self._epochs_done = dict.fromkeys(names, 0)
+        self._finished = 0
+        self._began = time.monotonic()
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("epochs"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task(self._description(), total=sum(epochs.values()))
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def show(self, event: Event) -> None:
+        """Bring the display up to date."""
+        match event:
+            case EpochEnded(key, metrics):
+                self._epochs_done[key] = int(metrics["epoch"])
+            case Finished(key):
+                self._finished += 1
+                self._epochs_done[key] = self._epochs[key]
+                self._console.print(f"{self._names[key]} finished ({self._finished}/{len(self._names)} trials){self._time_left()}")
+            case Interrupted(key, reason, gives_up):
+                self._epochs_done[key] = 0
+                self._console.print(f"{self._names[key]}: {reason}; {'giving up' if gives_up else 'starting it again'}")
+        self._bar.update(self._task, completed=sum(self._epochs_done.values()), description=self._description())
+
+    def _description(self) -> str:
+        return f"{self._finished}/{len(self._names)} trials"
+
+    def _time_left(self) -> str:
+        done, total = sum(self._epochs_done.values()), sum(self._epochs.values())
+        if self._console.is_terminal or done in (0, total):
+            return ""
+        seconds = (time.monotonic() - self._began) * (total - done) / done
+        return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"

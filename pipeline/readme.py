@@ -1,0 +1,70 @@
+"""Keep the README's headline results equal to reports/metrics.json."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import UndefinedError
+
+from pipeline.atomic import replacing
+from pipeline.command import run
+from pipeline.errors import PipelineError
+from pipeline.rendering import render
+from pipeline.results import BASELINE, BATCH_NORM, TRAIN
+
+README = Path("README.md")
+METRICS = Path("reports/metrics.json")
+BEGIN = "<!-- results: made by python -m pipeline.readme -->"
+END = "<!-- end of results -->"
+
+
+def main() -> None:
+    """Read reports/metrics.json and write README.md, or with --check only compare."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.readme", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the results in the README are not current")
+    check = parser.parse_args().check
+    present = README.read_text(encoding="utf-8")
+    current = with_results(present, read_metrics(METRICS))
+    if check and present != current:
+        raise PipelineError(f"{README}: its results are not those of {METRICS}; run `python -m pipeline.readme`")
+    if present != current:
+        with replacing(README) as path:
+            path.write_text(current, encoding="utf-8")
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """Read what the report stage wrote.
+
+    Raises:
+        PipelineError: the file is missing, or is not JSON.
+    """
+    try:
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PipelineError(f"{path}: not found; run `dvc repro report` to make it") from None
+    except ValueError:
+        raise PipelineError(f"{path}: not valid JSON; run `dvc repro --force report`") from None
+    return metrics
+
+
+def with_results(readme: str, metrics: dict[str, Any]) -> str:
+    """Put the headline results between the README's two markers.
+
+    Raises:
+        PipelineError: the markers are not there, once each and in order, or `metrics` lacks a headline figure.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end) or BEGIN in rest or END in before + after:
+        raise PipelineError(f"{README}: should have the lines '{BEGIN}' and '{END}', once each; put them where the results belong")
+    try:
+        difference = metrics[f"{TRAIN}_differences"][f"{BATCH_NORM}_minus_{BASELINE}"]
+        results = render("readme.md", metrics=metrics, difference=difference)
+    except (KeyError, UndefinedError) as error:
+        raise PipelineError(f"{METRICS}: lacks {error}; run `dvc repro --force report`") from None
+    return f"{before}{BEGIN}\n{results.strip()}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,139 @@
+"""Stage `report`: answer the notebook part by part from what the earlier stages measured, under reports."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline import figures, theory
+from pipeline.atomic import replacing
+from pipeline.command import run
+from pipeline.dataset import TRAIN_EVAL_EXAMPLES
+from pipeline.page import make_page
+from pipeline.parameters import Parameters, load_parameters
+from pipeline.plotting import draw
+from pipeline.rendering import render
+from pipeline.results import BASELINE, BATCH_NORM, GRID, TRAIN, Results, find_study, read_results
+from pipeline.summary import Metrics, find_class_extremes, find_largest_confusion, headline_metrics, reference_size, summarize_results
+from pipeline.tracking import Ledger
+
+REPORTS = Path("reports")
+FIGURES = "figures"
+
+
+def main() -> None:
+    """Read params.yaml, results and the data's profile, and write reports."""
+    argparse.ArgumentParser(prog="python -m pipeline.report", description=__doc__).parse_args()
+    parameters = load_parameters()
+    results = read_results(parameters)
+    metrics = summarize_results(results, parameters)
+    write_files(make_report(parameters, results, metrics), REPORTS)
+    with Ledger() as ledger:
+        ledger.log_report(REPORTS, headline_metrics(metrics))
+
+
+def make_report(parameters: Parameters, results: Results, metrics: Metrics) -> dict[str, str]:
+    """Make every file of the report: its path below reports, and its text."""
+    svgs = draw_figures(parameters, results)
+    markdown = render("report.md", **describe(parameters, results, metrics))
+    return {
+        **svgs,
+        "report.md": markdown,
+        "report.html": make_page(markdown, svgs),
+        "metrics.json": json.dumps(metrics, indent=2, sort_keys=True) + "\n",
+        "history.csv": results.histories.to_csv(index=False, lineterminator="\n"),
+        "confusion_matrix.csv": results.confusion_matrix.to_csv(index=False, lineterminator="\n"),
+    }
+
+
+def draw_figures(parameters: Parameters, results: Results) -> dict[str, str]:
+    """Draw every figure as SVG, by its path below reports."""
+    arms, sizes = find_study(parameters, TRAIN).arms, find_study(parameters, GRID).grid["batch_size"]
+    svgs = {
+        "paired_differences": draw(figures.paired_differences, _last_accuracies(results)),
+        "accuracy": draw(figures.learning_curves, results.train, arms, "accuracy"),
+        "loss": draw(figures.learning_curves, results.train, arms, "loss"),
+        "recalibration": draw(figures.recalibration, results.train),
+        "batch_sizes": draw(figures.batch_sizes, results.grid, sizes, _count_images(results, "train")),
+        "confusion_matrices": draw(figures.confusion_matrices, results.confusion_matrix, arms),
+        "class_scores": draw(figures.class_scores, results.per_class, arms),
+    }
+    return {f"{FIGURES}/{name}.svg": svg for name, svg in svgs.items()}
+
+
+def _last_accuracies(results: Results) -> dict[str, pd.DataFrame]:
+    """Accuracies after the last epoch: seeds that finished in both arms down, arms across."""
+    last = results.train[results.train["epoch"] == results.train["epoch"].max()]
+    sources = {
+        "training": (last, "train_eval_accuracy"),
+        "validation": (last, "val_accuracy"),
+        "validation,\nrecalibrated": (last, "val_accuracy_recalibrated"),
+        "test": (results.test, "accuracy"),
+    }
+    return {
+        label: table.pivot_table(index="seed", columns="arm", values=column)[[BASELINE, BATCH_NORM]].dropna()
+        for label, (table, column) in sources.items()
+    }
+
+
+def _count_images(results: Results, split: str) -> int:
+    return sum(results.profile["classes"][split].values())
+
+
+def describe(parameters: Parameters, results: Results, metrics: Metrics) -> dict[str, Any]:
+    """Collect what the report's template speaks of."""
+    baseline, batch_norm = (parameters.trial_config(arm, {}, seed=0) for arm in (BASELINE, BATCH_NORM))
+    images = {split: _count_images(results, split) for split in results.profile["classes"]}
+    return {
+        "parameters": parameters,
+        "settings": list(flatten(parameters.model_dump(mode="json"))),
+        "metrics": metrics,
+        "difference": metrics[f"{TRAIN}_differences"][f"{BATCH_NORM}_minus_{BASELINE}"],
+        "arms": find_study(parameters, TRAIN).arms,
+        "sizes": find_study(parameters, GRID).grid["batch_size"],
+        "reference_size": reference_size(parameters),
+        "profile": results.profile,
+        "images": images,
+        "train_eval_images": min(TRAIN_EVAL_EXAMPLES, images["train"]),
+        "batch_norm": batch_norm,
+        "layers": {arm: theory.list_layers(config) for arm, config in ((BASELINE, baseline), (BATCH_NORM, batch_norm))},
+        "theory": theory,
+        "zip": zip,
+        "updates": theory.updates_per_epoch(images["train"], batch_norm.batch_size),
+        "diverged": results.trials[results.trials["diverged"]].to_dict("records"),
+        "trials": len(results.trials),
+        "class_extremes": {arm: find_class_extremes(results.per_class, arm) for arm in (BASELINE, BATCH_NORM)},
+        "largest_confusion": {arm: find_largest_confusion(results.confusion_matrix, arm) for arm in (BASELINE, BATCH_NORM)},
+    }
+
+
+def flatten(settings: object, key: str = "") -> Iterator[tuple[str, object]]:
+    """Give each single setting with its dotted key; a list of plain values counts as one."""
+    if isinstance(settings, dict) and settings:
+        for name, value in settings.items():
+            yield from flatten(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(settings, list) and any(isinstance(item, dict) for item in settings):
+        for index, item in enumerate(settings):
+            yield from flatten(item, f"{key}[{index}]")
+    else:
+        yield key, settings
+
+
+def write_files(files: dict[str, str], folder: Path) -> None:
+    """Write each file whole; figures of an earlier report go."""
+    with replacing(folder / FIGURES) as temporary:
+        temporary.mkdir()
+        for name, text in files.items():
+            if name.startswith(f"{FIGURES}/"):
+                (temporary / Path(name).name).write_text(text, encoding="utf-8")
+    for name, text in files.items():
+        if not name.startswith(f"{FIGURES}/"):
+            with replacing(folder / name) as path:
+                path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run(main)

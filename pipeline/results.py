@@ -1,0 +1,171 @@
+"""What the earlier stages measured, read and checked for the report."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.errors import PipelineError
+from pipeline.parameters import Parameters, Study
+
+RESULTS = Path("results")
+PROFILE = Path("data/processed/profile.json")
+
+BASELINE = "baseline"
+BATCH_NORM = "batch_norm"
+TRAIN = "train"
+GRID = "batch_size_grid"
+
+TRIAL = ["arm", "batch_size", "seed"]
+STORED = ["val_loss", "val_accuracy"]
+LOSSES = ["loss", "val_loss", "train_eval_loss"]
+RECALIBRATED = [f"{metric}_recalibrated" for metric in STORED]
+HISTORY_COLUMNS = [*TRIAL, "epoch", "loss", "accuracy", *STORED, "train_eval_loss", "train_eval_accuracy"]
+EVALUATION_COLUMNS = {
+    "trials": ["arm", "seed", "loss", "accuracy", "expected_calibration_error"],
+    "per_class": ["arm", "seed", "class", "precision", "recall", "f1", "support"],
+    "confusion_matrix": ["arm", "actual", "predicted", "count"],
+    "references": ["reference", "loss", "accuracy"],
+}
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything the report draws on.
+
+    `histories` holds every epoch of every trial as the stages wrote it, with a leading `study`. `train` and `grid`
+    hold the trials that did not diverge; there, an arm without moving averages has its plain values in the
+    recalibrated columns too, because it has nothing to recalibrate. `trials` says of every trial whether it `diverged`.
+    """
+
+    histories: pd.DataFrame
+    train: pd.DataFrame
+    grid: pd.DataFrame
+    trials: pd.DataFrame
+    test: pd.DataFrame
+    per_class: pd.DataFrame
+    confusion_matrix: pd.DataFrame
+    references: pd.DataFrame
+    profile: dict[str, Any]
+
+
+def read_results(parameters: Parameters) -> Results:
+    """Read what `parameters` declares.
+
+    Raises:
+        PipelineError: a file is missing, not as its stage writes it, or holds nothing that can be compared.
+    """
+    _check_arms(parameters)
+    histories = pd.concat(_read_histories(parameters), ignore_index=True)
+    finished = _finished(histories)
+    train, grid = (finished[finished["study"] == study] for study in (TRAIN, GRID))
+    seeds = train[["arm", "seed"]].drop_duplicates()
+    return Results(
+        histories=histories,
+        train=train,
+        grid=grid[grid["arm"] == BATCH_NORM],
+        trials=histories.assign(diverged=_has_diverged(histories)).drop_duplicates(["study", *TRIAL])[["study", *TRIAL, "diverged"]],
+        test=_of_finished_trials("trials", seeds),
+        per_class=_of_finished_trials("per_class", seeds),
+        confusion_matrix=_read_evaluation("confusion_matrix"),
+        references=_read_evaluation("references"),
+        profile=_read_profile(),
+    )
+
+
+def find_study(parameters: Parameters, name: str) -> Study:
+    """Look up a study that the report is about."""
+    if name not in parameters.studies:
+        raise PipelineError(f"params.yaml: studies.{name}: missing; the report is about it")
+    return parameters.studies[name]
+
+
+def _check_arms(parameters: Parameters) -> None:
+    for study, arm, normalization in ((TRAIN, BASELINE, "none"), (TRAIN, BATCH_NORM, "batch"), (GRID, BATCH_NORM, "batch")):
+        if arm not in find_study(parameters, study).arms:
+            raise PipelineError(f"params.yaml: studies.{study}.arms: the report compares '{arm}'; add it")
+        if parameters.trial_config(arm, {}, seed=0).normalization != normalization:
+            raise PipelineError(f"params.yaml: arms.{arm}.normalization: should be '{normalization}'; give the other arm another name")
+    if "batch_size" not in find_study(parameters, GRID).grid:
+        raise PipelineError(f"params.yaml: studies.{GRID}.grid.batch_size: missing; the report compares its levels")
+
+
+def _read_histories(parameters: Parameters) -> Iterator[pd.DataFrame]:
+    train, grid = find_study(parameters, TRAIN), find_study(parameters, GRID)
+    cells = [(TRAIN, arm, [arm], train.seeds) for arm in train.arms]
+    cells += [(GRID, str(size), grid.arms, grid.seeds) for size in grid.grid["batch_size"]]
+    for study, cell, arms, seeds in cells:
+        path = RESULTS / study / cell / "history.csv"
+        remedy = f"run `dvc repro {study}@{cell}` to make it"
+        history = _read_table(path, HISTORY_COLUMNS, remedy)
+        _check_history(path, history, [(arm, seed) for arm in arms for seed in seeds], parameters.trial.epochs)
+        history.insert(0, "study", study)
+        yield history
+
+
+def _check_history(path: Path, history: pd.DataFrame, declared: list[tuple[str, int]], epochs: int) -> None:
+    if set(zip(history["arm"], history["seed"], strict=True)) != set(declared):
+        raise PipelineError(f"{path}: holds other trials than params.yaml declares; run `dvc repro`")
+    for arm, seed in declared:
+        trial = history[(history["arm"] == arm) & (history["seed"] == seed)]
+        if trial["epoch"].tolist() != list(range(1, len(trial) + 1)):
+            raise PipelineError(f"{path}: epochs of {arm}, seed {seed}, do not count up from 1; run `dvc repro --force`")
+        if len(trial) != epochs and np.isfinite(trial[LOSSES].to_numpy()).all():
+            raise PipelineError(f"{path}: {arm}, seed {seed}, has {len(trial)} epochs where params.yaml says {epochs}; run `dvc repro`")
+
+
+def _has_diverged(histories: pd.DataFrame) -> "pd.Series[bool]":
+    """Whether each row belongs to a trial with a loss that is not finite."""
+    finite = histories.assign(finite=np.isfinite(histories[LOSSES].to_numpy()).all(axis=1))
+    return ~finite.groupby(["study", *TRIAL])["finite"].transform("all")
+
+
+def _finished(histories: pd.DataFrame) -> pd.DataFrame:
+    finished = histories[~_has_diverged(histories)].copy()
+    for stored, recalibrated in zip(STORED, RECALIBRATED, strict=True):
+        if recalibrated not in finished:
+            raise PipelineError(f"{RESULTS / TRAIN / BATCH_NORM / 'history.csv'}: has no {recalibrated}; run `dvc repro --force`")
+        finished[recalibrated] = finished[recalibrated].fillna(finished[stored])
+    for study, arm in ((TRAIN, BASELINE), (TRAIN, BATCH_NORM), (GRID, BATCH_NORM)):
+        if not ((finished["study"] == study) & (finished["arm"] == arm)).any():
+            raise PipelineError(f"{RESULTS / study}: every trial of {arm} diverged; lower trial.learning_rate in params.yaml")
+    return finished
+
+
+def _read_evaluation(name: str) -> pd.DataFrame:
+    return _read_table(RESULTS / "evaluate" / f"{name}.csv", EVALUATION_COLUMNS[name], "run `dvc repro evaluate` to make it")
+
+
+def _of_finished_trials(name: str, finished: pd.DataFrame) -> pd.DataFrame:
+    table = _read_evaluation(name)
+    chosen = finished.merge(table, on=["arm", "seed"], how="left")
+    if chosen.isna().to_numpy().any():
+        raise PipelineError(f"{RESULTS / 'evaluate' / name}.csv: lacks a trial that did not diverge; run `dvc repro evaluate`")
+    return chosen
+
+
+def _read_table(path: Path, columns: list[str], remedy: str) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path)
+    except FileNotFoundError:
+        raise PipelineError(f"{path}: not found; {remedy}") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise PipelineError(f"{path}: not a CSV table ({' '.join(str(error).split())}); {remedy}") from None
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise PipelineError(f"{path}: has no column {', '.join(missing)}; {remedy}")
+    return table
+
+
+def _read_profile() -> dict[str, Any]:
+    try:
+        profile: dict[str, Any] = json.loads(PROFILE.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PipelineError(f"{PROFILE}: not found; run `dvc repro preprocess` to make it") from None
+    except ValueError:
+        raise PipelineError(f"{PROFILE}: not valid JSON; run `dvc repro --force preprocess`") from None
+    return profile

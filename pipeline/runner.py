@@ -1,0 +1,190 @@
+"""Executes trials on the cores of this machine, and tells what happens to them as it happens."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Generator, Mapping
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pandas as pd
+from pebble import ProcessExpired, ProcessPool
+
+from pipeline.dataset import PROCESSED, load_examples
+from pipeline.errors import PipelineError
+from pipeline.trial_config import TrialConfig
+from pipeline.trial_result import FINISHED_TRIALS, TrialResult, result_of, save_result
+
+ATTEMPTS = 3
+POLL_SECONDS = 0.2
+WORKERS_VARIABLE = "TRIAL_WORKERS"
+
+
+@dataclass(frozen=True)
+class Started:
+    """A worker took the trial up."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class EpochEnded:
+    """One epoch's metrics, and how long it took with its evaluation."""
+
+    key: str
+    metrics: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The trial's result is on disk."""
+
+    key: str
+    result: TrialResult
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """The trial's worker died; the trial is tried again unless `gives_up`."""
+
+    key: str
+    reason: str
+    gives_up: bool
+
+
+Event = Started | EpochEnded | Finished | Interrupted
+
+
+def worker_count() -> int:
+    """Number of worker processes: TRIAL_WORKERS, or the cores this process may use (affinity and cgroup limits count).
+
+    Raises:
+        PipelineError: TRIAL_WORKERS is not a positive whole number.
+    """
+    asked = os.environ.get(WORKERS_VARIABLE)
+    if asked is None:
+        return int(joblib.cpu_count())
+    if not asked.isdecimal() or int(asked) == 0:
+        raise PipelineError(f"{WORKERS_VARIABLE}: should be a positive whole number (got {asked!r}); unset it to use every core")
+    return int(asked)
+
+
+def run_trials(
+    trials: Mapping[str, TrialConfig], processed: Path = PROCESSED, results: Path = FINISHED_TRIALS
+) -> Generator[Event, None, None]:
+    """Run the trials, given by key, each in one thread of a worker process, and yield events until all have ended.
+
+    A trial whose worker dies is run again, up to three times in all; the others are not disturbed.
+    Closing the iterator stops the workers.
+
+    Raises:
+        PipelineError: after all others have finished, if a trial lost its worker every time.
+    """
+    processed, results = processed.resolve(), results.resolve()  # the fork server stays in the folder where it started
+    context = _warm_context()
+    receiver, sender = context.Pipe(duplex=False)
+    pool = ProcessPool(min(worker_count(), max(1, len(trials))), context=context, initializer=_prepare_worker, initargs=[sender])
+    attempts = dict.fromkeys(trials, 0)
+    failed: list[str] = []
+
+    def submit(key: str) -> Future[None]:
+        attempts[key] += 1
+        future: Future[None] = pool.schedule(_work, args=[key, trials[key], processed, results])
+        return future
+
+    with closing(receiver), closing(sender):
+        try:
+            pending = {submit(key): key for key in trials}
+            while pending:
+                if receiver.poll(POLL_SECONDS):
+                    yield receiver.recv()
+                    continue  # a trial's messages come before its end
+                for future in [future for future in pending if future.done()]:
+                    key = pending.pop(future)
+                    reason = _why_it_died(future)
+                    if reason is None:
+                        yield Finished(key, result_of(key, results))
+                        continue
+                    gives_up = attempts[key] == ATTEMPTS
+                    yield Interrupted(key, reason, gives_up)
+                    if gives_up:
+                        failed.append(f"{key[:12]} ({reason})")
+                    else:
+                        pending[submit(key)] = key
+            pool.close()
+        finally:
+            pool.stop()
+            pool.join()
+    if failed:
+        raise PipelineError(f"gave up after {ATTEMPTS} attempts each: trial {', trial '.join(failed)}; the other trials are kept")
+
+
+def call_in_worker(function: Any, *arguments: Any) -> Any:  # noqa: ANN401 - passes on what the function takes and gives
+    """Call a function in a process where TensorFlow is already imported, and return what it returns."""
+    with ProcessPool(1, context=_warm_context(), initializer=_prepare_worker, initargs=[None]) as pool:
+        return pool.schedule(function, args=arguments).result()
+
+
+def _warm_context() -> ForkServerContext:
+    # TensorFlow takes seconds to import: the fork server imports it once, and its children start with it.
+    # It finds modules by its environment alone, not by this process's path, and passes over those that it does not find.
+    here, path = str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")
+    if here not in path.split(os.pathsep):
+        os.environ["PYTHONPATH"] = f"{here}{os.pathsep}{path}".rstrip(os.pathsep)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pipeline.quiet_tensorflow", "pipeline.trial"])
+    return context
+
+
+def _why_it_died(future: Future[None]) -> str | None:
+    try:
+        future.result()
+    except ProcessExpired as death:
+        return f"its worker died with exit code {death.exitcode}"
+    return None
+
+
+_events: Connection | None = None
+
+
+def _prepare_worker(events: Connection | None) -> None:
+    from pipeline import trial
+
+    global _events
+    _events = events
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the driver stops its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    trial.compute_deterministically()
+
+
+def _work(key: str, config: TrialConfig, processed: Path, results: Path) -> None:
+    from pipeline import trial
+
+    history: list[dict[str, float]] = []
+    began = time.perf_counter()
+
+    def on_epoch(metrics: dict[str, float]) -> None:
+        nonlocal began
+        now = time.perf_counter()
+        history.append(metrics)
+        _tell(EpochEnded(key, metrics, now - began))
+        began = now
+
+    _tell(Started(key))
+    model = trial.run_trial(config, load_examples("train", processed), load_examples("validation", processed), on_epoch)
+    save_result(result_of(key, results), pd.DataFrame(history), model.save_weights)
+
+
+def _tell(event: Event) -> None:
+    # A message fits into what a pipe takes whole (4096 bytes), so workers need no lock that one could die holding.
+    # When the driver is gone the pipe is broken, and the worker ends here instead of training for nobody.
+    if _events is not None:
+        _events.send(event)

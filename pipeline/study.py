@@ -1,0 +1,191 @@
+"""Gives one cell of a study (an arm at one level, all seeds) its results: from the ledger, or by running trials."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.atomic import remove, replacing
+from pipeline.dataset import data_md5
+from pipeline.errors import PipelineError
+from pipeline.parameters import Parameters, load_parameters
+from pipeline.progress import TrialProgress
+from pipeline.runner import EpochEnded, Event, Finished, Interrupted, Started, call_in_worker, run_trials
+from pipeline.statistics import summarize
+from pipeline.tracking import Ledger, ledger_is_on, log_models, stage_tags
+from pipeline.trial_config import TrialConfig
+from pipeline.trial_key import trial_key
+from pipeline.trial_result import FINISHED_TRIALS, diverged, result_of
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial as a study sees it: its configuration, and what it is called there."""
+
+    study: str
+    arm: str
+    level: dict[str, Any]
+    config: TrialConfig
+    data_md5: str
+
+    @property
+    def name(self) -> str:
+        """Readable name, such as `batch_norm-b64-s0`; a study's other levels stand in the middle."""
+        level = [f"{name}={value}" for name, value in self.level.items() if name != "batch_size"]
+        return "-".join([self.arm, f"b{self.config.batch_size}", *level, f"s{self.config.seed}"])
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What its run is tagged with."""
+        identity = {"trial_key": trial_key(self.config, self.data_md5), "data_md5": self.data_md5}
+        return {"arm": self.arm, "study": self.study, **identity, **stage_tags()}
+
+
+Trials = Mapping[str, Trial]  # by trial key
+
+
+def run_cell(study: str, arm: str, level: dict[str, Any], output: Path) -> None:
+    """Make `output`: the history, metrics and weights of one arm at one level, over the study's seeds.
+
+    Raises:
+        PipelineError: the study, arm or level is not declared in params.yaml, data is missing, the tracking store is
+            out of reach, or a trial failed; finished trials are kept and not run again.
+    """
+    parameters = load_parameters()
+    trials = _trials_of(parameters, study, arm, level)
+    run_ids = complete(trials)
+    if parameters.studies[study].log_models:
+        _log_missing_models(trials, run_ids)
+    _write_cell(trials, output)
+    forget(trials)
+
+
+def _trials_of(parameters: Parameters, study: str, arm: str, level: dict[str, Any]) -> Trials:
+    declared = parameters.studies.get(study)
+    if declared is None:
+        raise PipelineError(f"params.yaml: studies.{study}: not declared; this stage needs it")
+    if arm not in declared.arms or level not in list(declared.levels()):
+        raise PipelineError(f"params.yaml: studies.{study}: has no arm '{arm}' at level {level}; declare it there")
+    md5 = data_md5()
+    trials = [Trial(study, arm, level, parameters.trial_config(arm, level, seed), md5) for seed in declared.seeds]
+    return {trial_key(trial.config, md5): trial for trial in trials}
+
+
+def complete(trials: Trials) -> dict[str, str]:
+    """See to it that every trial's result is on disk and in the ledger; return the run ids by trial key."""
+    with Ledger() as ledger:
+        if ledger_is_on():
+            run_ids = _read_back(ledger, trials)
+        else:
+            run_ids = {}
+            forget(trials)
+        missing = {key: trial for key, trial in trials.items() if key not in run_ids}
+        if len(missing) < len(trials):
+            print(f"{len(trials) - len(missing)} of {len(trials)} trials are in the ledger already")
+        return run_ids | (_run(ledger, missing) if missing else {})
+
+
+def forget(trials: Trials) -> None:
+    """Remove the local results of these trials."""
+    for key in trials:
+        remove(result_of(key).folder)
+    with suppress(OSError):
+        FINISHED_TRIALS.rmdir()  # once it is empty
+
+
+def _read_back(ledger: Ledger, trials: Trials) -> dict[str, str]:
+    run_ids = {}
+    for key, trial in trials.items():
+        run, result = ledger.find(key), result_of(key)
+        if run is not None and (result.is_whole() or ledger.read_back(run, result)):
+            ledger.add_study(run, trial.study)
+            run_ids[key] = run.info.run_id
+    return run_ids
+
+
+def _run(ledger: Ledger, trials: Trials) -> dict[str, str]:
+    recorder = _Recorder(ledger, trials)
+    # A result that an earlier process could not log any more is logged now.
+    unlogged = [key for key in trials if result_of(key).is_whole()]
+    for key in unlogged:
+        recorder.record_at_once(key)
+    configs = {key: trial.config for key, trial in trials.items() if key not in unlogged}
+    names, epochs = {key: trials[key].name for key in configs}, {key: config.epochs for key, config in configs.items()}
+    try:
+        with TrialProgress(names, epochs) as progress, closing(run_trials(configs)) as events:
+            for event in events:
+                recorder.record(event)
+                progress.show(event)
+    except KeyboardInterrupt:
+        ledger.end_early(recorder.open_runs.values(), "KILLED")
+        raise
+    except Exception:
+        ledger.end_early(recorder.open_runs.values(), "FAILED")
+        raise
+    return recorder.finished_runs
+
+
+@dataclass
+class _Recorder:
+    """Writes the events of trials into their runs."""
+
+    ledger: Ledger
+    trials: Trials
+    open_runs: dict[str, str] = field(default_factory=dict)
+    finished_runs: dict[str, str] = field(default_factory=dict)
+
+    def record(self, event: Event) -> None:
+        match event:
+            case Started(key):
+                trial = self.trials[key]
+                self.open_runs[key] = self.ledger.start(trial.name, trial.config, trial.tags)
+            case EpochEnded(key, metrics, seconds):
+                self.ledger.log_epoch(self.open_runs[key], metrics, seconds)
+            case Interrupted(key):
+                if key in self.open_runs:
+                    self.ledger.end_early([self.open_runs.pop(key)], "FAILED")
+            case Finished(key, result):
+                self.ledger.finish(self.open_runs[key], result)
+                self.finished_runs[key] = self.open_runs.pop(key)
+
+    def record_at_once(self, key: str) -> None:
+        result = result_of(key)
+        self.record(Started(key))
+        for metrics in result.read_history().to_dict("records"):
+            self.ledger.log_epoch(self.open_runs[key], {str(name): value for name, value in metrics.items()}, seconds=None)
+        self.record(Finished(key, result))
+
+
+def _log_missing_models(trials: Trials, run_ids: Mapping[str, str]) -> None:
+    with Ledger() as ledger:
+        missing = ledger.without_model(run_ids.values())
+    models = {run_ids[key]: (trial.config, result_of(key).weights.resolve()) for key, trial in trials.items() if run_ids[key] in missing}
+    if models:
+        call_in_worker(log_models, ledger.tracking_uri, models)
+
+
+def _write_cell(trials: Trials, output: Path) -> None:
+    histories = {key: result_of(key).read_history() for key in trials}
+    table = pd.concat([_labelled(trials[key], history) for key, history in histories.items()])
+    with replacing(output) as temporary:
+        (temporary / "weights").mkdir(parents=True)
+        table.to_csv(temporary / "history.csv", index=False)
+        (temporary / "metrics.json").write_text(json.dumps(_summary(list(histories.values())), indent=2, sort_keys=True) + "\n")
+        for key, trial in trials.items():
+            shutil.copyfile(result_of(key).weights, temporary / "weights" / f"seed-{trial.config.seed}.weights.h5")
+
+
+def _labelled(trial: Trial, history: pd.DataFrame) -> pd.DataFrame:
+    labels = {"arm": trial.arm, "batch_size": trial.config.batch_size, **trial.level, "seed": trial.config.seed}
+    return pd.concat([pd.DataFrame(labels, index=history.index), history], axis=1)
+
+
+def _summary(histories: list[pd.DataFrame]) -> dict[str, Any]:
+    """Mean, sample SD and n over seeds of each metric's last value, diverged trials apart."""
+    last = pd.DataFrame([history.iloc[-1] for history in histories if not diverged(history)]).drop(columns="epoch", errors="ignore")
+    return {**{str(name): asdict(summarize(last[name])) for name in last}, "diverged": sum(map(diverged, histories))}

@@ -1,0 +1,315 @@
+"""The ledger of trials: all that the project says to MLflow and asks of it."""
+
+import hashlib
+import logging
+import os
+import re
+import sqlite3
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pandas as pd
+import psutil
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, ViewType
+from mlflow.exceptions import MlflowException
+
+from pipeline.atomic import replacing
+from pipeline.environment import COMPUTING_PACKAGES, computing_environment
+from pipeline.errors import PipelineError
+from pipeline.trial_config import TrialConfig
+from pipeline.trial_result import HISTORY, WEIGHTS, TrialResult, diverged
+
+# MLflow's notes on each table it makes, and a bar for each file it copies, would drown the trials' progress.
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+EXPERIMENT = "cifar10-batch-norm"
+EXPERIMENT_NOTE = """Training runs of the Batch Normalization laboratory: one run per trial, seeds apart.
+
+Group by the tag `arm` and the parameter `batch_size` to see mean curves over seeds.
+`val_*_recalibrated`: validation with population statistics in place of BN's moving averages.
+`train_eval_*`: inference mode on 10,000 training images. The runs tagged `kind = report` hold the report."""
+LEDGER_VARIABLE = "TRIAL_LEDGER"
+DRIVER_TAG = "driver"
+CREDENTIALS = re.compile(r"//[^/@\s]*@")
+
+
+class Ledger:
+    """A connection to the tracking store, in one experiment.
+
+    Honours MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_ID and MLFLOW_EXPERIMENT_NAME; by default the store is
+    `mlflow.db` and `mlartifacts/` in the project's root. Under `mlflow run`, the project's run becomes the parent.
+
+    Raises:
+        PipelineError: the store cannot be reached or the experiment does not exist.
+    """
+
+    def __init__(self) -> None:
+        # Every child of `mlflow run` inherits this variable; left there, all trials would write into one run.
+        self.parent_run_id = os.environ.pop("MLFLOW_RUN_ID", None)
+        self.tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_root() / 'mlflow.db'}"
+        try:
+            self._client = _open_store(self.tracking_uri)
+            self._experiment_id = self._find_or_create_experiment()
+            self._close_runs_of_dead_drivers()
+        except (MlflowException, OSError, sqlite3.Error) as error:
+            raise self._explained(error) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _type: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None) -> None:
+        """Explain what MLflow raised in the block."""
+        if isinstance(error, MlflowException):
+            raise self._explained(error) from None
+
+    def find(self, trial_key: str) -> Run | None:
+        """Return the finished run of the trial with this key, if there is one."""
+        experiments = {self._experiment_id, *self._project_experiment()}
+        query = f"tags.trial_key = '{trial_key}' and attributes.status = 'FINISHED'"
+        runs = self._client.search_runs(list(experiments), query, max_results=1)
+        return runs[0] if runs else None
+
+    def read_back(self, run: Run, result: TrialResult) -> bool:
+        """Copy a finished run's result to disk; False if its artifacts are gone or damaged."""
+        try:
+            with replacing(result.folder) as temporary:
+                temporary.mkdir()
+                for name in (HISTORY, WEIGHTS):
+                    self._client.download_artifacts(run.info.run_id, name, str(temporary))
+                    _check_sha256(temporary / name, run.data.tags[f"sha256.{name}"])
+        except (MlflowException, OSError, KeyError):
+            return False
+        return True
+
+    def start(self, name: str, config: TrialConfig, tags: dict[str, str]) -> str:
+        """Open the run of a trial that begins now, with its parameters, tags and data set; return the run's id."""
+        run_id = self._create_run(name, {"kind": "trial", **tags})
+        parameters = [Param(key, str(value)) for key, value in config.model_dump().items()]
+        self._client.log_batch(run_id, params=parameters)
+        self._client.log_inputs(run_id, [_dataset_input(tags["data_md5"], context) for context in ("train", "validation")])
+        return run_id
+
+    def log_epoch(self, run_id: str, metrics: dict[str, float], seconds: float | None) -> None:
+        """Log one epoch's metrics, with the epoch as step, and how long it took if that is known."""
+        values = {name: value for name, value in metrics.items() if name != "epoch"}
+        if seconds is not None:
+            values["epoch_seconds"] = seconds
+        self._log_metrics(run_id, values, step=int(metrics["epoch"]))
+
+    def finish(self, run_id: str, result: TrialResult) -> None:
+        """Keep the result in the run and close it: from here on the ledger knows the trial."""
+        history = result.read_history()
+        self._log_metrics(run_id, _final_metrics(history), step=int(history["epoch"].iloc[-1]))
+        for path in (result.history, result.weights):
+            self._client.log_artifact(run_id, str(path))
+            self._client.set_tag(run_id, f"sha256.{path.name}", _sha256(path))
+        self._client.set_terminated(run_id, "FINISHED")
+
+    def end_early(self, run_ids: Iterable[str], status: str) -> None:
+        """Close runs that will not finish as FAILED or KILLED; a store that is out of reach must not hide the cause."""
+        with suppress(MlflowException):
+            for run_id in run_ids:
+                self._client.set_terminated(run_id, status)
+
+    def add_study(self, run: Run, study: str) -> None:
+        """Add a study to the run's tag `study`, which names all that use the trial."""
+        studies = {*run.data.tags.get("study", "").split(","), study} - {""}
+        if ",".join(sorted(studies)) != run.data.tags.get("study"):
+            self._client.set_tag(run.info.run_id, "study", ",".join(sorted(studies)))
+
+    def without_model(self, run_ids: Iterable[str]) -> list[str]:
+        """Of these runs, those that have no model yet."""
+        return [run_id for run_id in run_ids if not self._has_model(run_id)]
+
+    def log_summary(self, run_id: str, metrics: dict[str, float]) -> None:
+        """Copy a trial's last metrics to another run, the one that `mlflow run` opened for it."""
+        self._log_metrics(run_id, metrics, step=0)
+
+    def log_report(self, folder: Path, metrics: dict[str, float]) -> None:
+        """Log a run that holds the report's files and its summary metrics."""
+        run_id = self._create_run("report", {"kind": "report", **stage_tags()})
+        self._log_metrics(run_id, metrics, step=0)
+        self._client.log_artifacts(run_id, str(folder))
+        self._client.set_terminated(run_id, "FINISHED")
+
+    def _create_run(self, name: str, tags: dict[str, str]) -> str:
+        parent = {"mlflow.parentRunId": self.parent_run_id} if self.parent_run_id else {}
+        described = {"mlflow.source.name": "pipeline", DRIVER_TAG: _driver(), **parent, **tags}
+        return str(self._client.create_run(self._experiment_id, run_name=name, tags=described).info.run_id)
+
+    def _log_metrics(self, run_id: str, metrics: dict[str, float], step: int) -> None:
+        now = int(time.time() * 1000)
+        self._client.log_batch(run_id, metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
+
+    def _explained(self, error: Exception) -> PipelineError:
+        reason = f"tracking store {self.tracking_uri} cannot be used: {_first_line(error)}"
+        mend = "start the server or mend MLFLOW_TRACKING_URI (unset, it is mlflow.db in the project); what was trained is kept"
+        return PipelineError(f"{CREDENTIALS.sub('//', reason)}; {mend}")
+
+    def _has_model(self, run_id: str) -> bool:
+        outputs = self._client.get_run(run_id).outputs
+        return outputs is not None and bool(outputs.model_outputs)
+
+    def _project_experiment(self) -> list[str]:
+        experiment = self._client.get_experiment_by_name(EXPERIMENT)
+        return [experiment.experiment_id] if experiment else []
+
+    def _find_or_create_experiment(self) -> str:
+        by_id = os.environ.get("MLFLOW_EXPERIMENT_ID")
+        if by_id:
+            return str(self._client.get_experiment(by_id).experiment_id)
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+        with _store_lock():
+            experiment = self._client.get_experiment_by_name(name)
+            if experiment is None:
+                local = self.tracking_uri.startswith("sqlite:")
+                location = (_root() / "mlartifacts").as_uri() if local else None
+                return str(self._client.create_experiment(name, location, tags={"mlflow.note.content": EXPERIMENT_NOTE}))
+        if experiment.lifecycle_stage == "deleted":
+            raise PipelineError(f"MLflow experiment '{name}' is deleted; restore it, or set MLFLOW_EXPERIMENT_NAME to another")
+        return str(experiment.experiment_id)
+
+    def _close_runs_of_dead_drivers(self) -> None:
+        query = f"attributes.status = 'RUNNING' and tags.{DRIVER_TAG} LIKE '{_host()} %'"
+        for run in self._client.search_runs([self._experiment_id], query, run_view_type=ViewType.ACTIVE_ONLY):
+            if not _lives(run.data.tags[DRIVER_TAG]):
+                self._client.set_terminated(run.info.run_id, "KILLED")
+
+
+def ledger_is_on() -> bool:
+    """Whether finished trials are read back; TRIAL_LEDGER=off trains everything anew, for verification.
+
+    Raises:
+        PipelineError: the variable is neither `on` nor `off`.
+    """
+    value = os.environ.get(LEDGER_VARIABLE, "on")
+    if value not in ("on", "off"):
+        raise PipelineError(f"{LEDGER_VARIABLE}: should be on or off (got {value!r})")
+    return value == "on"
+
+
+def stage_tags() -> dict[str, str]:
+    """What every run of this process is tagged with: the DVC stage, the code's commit, versions and processor."""
+    dvc = {"dvc.stage": os.environ.get("DVC_STAGE"), "dvc.experiment": os.environ.get("DVC_EXP_NAME")}
+    return {**{name: value for name, value in dvc.items() if value}, **_git_tags(), **computing_environment()}
+
+
+def log_models(tracking_uri: str, trials: dict[str, tuple[TrialConfig, Path]]) -> None:
+    """Log a servable model for each run, given with the trial's configuration and weights; runs in a TensorFlow process."""
+    import mlflow.tensorflow
+    import numpy as np
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    from pipeline.cifar10 import CLASSES, IMAGE_SHAPE
+    from pipeline.model import build_model
+    from pipeline.quiet_tensorflow import nothing_on_stderr
+
+    mlflow.set_tracking_uri(tracking_uri)
+    images = TensorSpec(np.dtype("uint8"), (-1, *IMAGE_SHAPE), "image")
+    probabilities = TensorSpec(np.dtype("float32"), (-1, len(CLASSES)), "probabilities")
+    versions = computing_environment()
+    requirements = [f"{name}=={versions[name]}" for name in COMPUTING_PACKAGES if name in versions]
+    for run_id, (config, weights) in trials.items():
+        model = build_model(config, config.seed)
+        model.load_weights(weights)
+        with nothing_on_stderr():  # MLflow tries the model on its example, and TensorFlow comments on how
+            Model.log(
+                artifact_path=None,
+                name="model",
+                flavor=mlflow.tensorflow,
+                run_id=run_id,
+                model=model,
+                signature=ModelSignature(Schema([images]), Schema([probabilities])),
+                input_example=np.zeros((1, *IMAGE_SHAPE), np.uint8),
+                pip_requirements=requirements,
+            )
+
+
+def _open_store(tracking_uri: str) -> MlflowClient:
+    """Connect, and fail soon if nobody answers; a new sqlite store is initialised by one process at a time."""
+    retries = os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
+    try:
+        with _store_lock():
+            if tracking_uri.startswith("sqlite:///"):
+                with sqlite3.connect(tracking_uri.removeprefix("sqlite:///"), timeout=60) as connection:
+                    connection.execute("PRAGMA journal_mode=WAL")  # readers, as the UI, never wait for writers
+            client = MlflowClient(tracking_uri)
+            client.search_experiments(max_results=1)
+    finally:
+        os.environ.pop("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+        if retries is not None:
+            os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = retries
+    return client
+
+
+def _store_lock() -> FileLock:
+    return FileLock(Path(tempfile.gettempdir()) / "batch-norm-laboratory-store.lock", timeout=300)
+
+
+def _root() -> Path:
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+
+
+def _host() -> str:
+    return os.uname().nodename
+
+
+def _driver() -> str:
+    process = psutil.Process()
+    return f"{_host()} {process.pid} {process.create_time():.2f}"
+
+
+def _lives(driver: str) -> bool:
+    _, pid, created = driver.rsplit(" ", 2)
+    with suppress(psutil.Error):
+        return f"{psutil.Process(int(pid)).create_time():.2f}" == created
+    return False
+
+
+def _git_tags() -> dict[str, str]:
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"mlflow.source.git.commit": git("rev-parse", "HEAD"), "git.dirty": str(bool(git("status", "--porcelain"))).lower()}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+
+
+def _dataset_input(data_md5: str, context: str) -> DatasetInput:
+    dataset = Dataset(name=f"cifar10-{context}", digest=data_md5[:8], source_type="local", source=f'{{"uri": "data/processed/{context}"}}')
+    return DatasetInput(dataset, tags=[InputTag("mlflow.data.context", context)])
+
+
+def _final_metrics(history: pd.DataFrame) -> dict[str, float]:
+    best = history.iloc[history["val_accuracy"].argmax()]
+    return {
+        "best_val_accuracy": float(best["val_accuracy"]),
+        "best_val_epoch": float(best["epoch"]),
+        "diverged": float(diverged(history)),
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_sha256(path: Path, expected: str) -> None:
+    if _sha256(path) != expected:
+        raise OSError(f"{path.name} is damaged")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:300]

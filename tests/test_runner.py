@@ -1,0 +1,100 @@
+import hashlib
+
+import psutil
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.runner import EpochEnded, Finished, Interrupted, Started, run_trials, worker_count
+
+
+@pytest.fixture
+def trials(parameters):
+    """Four short trials, of both arms."""
+    level = {"hidden_units": [32, 16], "batch_size": 32, "epochs": 2, "dropout": 0.1}
+    return {f"{arm}-{seed}": parameters.trial_config(arm, level, seed) for arm in ("baseline", "batch_norm") for seed in (0, 1)}
+
+
+@pytest.fixture
+def long_trial(parameters):
+    """A trial that lasts long enough to be killed in its middle, and short enough to be run again."""
+    return parameters.trial_config("batch_norm", {"hidden_units": [64], "batch_size": 4, "epochs": 60}, seed=0)
+
+
+def hashes(trials, processed, results) -> dict[str, str]:
+    finished = [event for event in run_trials(trials, processed, results) if isinstance(event, Finished)]
+    files = {event.key: (event.result.history, event.result.weights) for event in finished}
+    return {key: hashlib.sha256(b"".join(path.read_bytes() for path in files[key])).hexdigest() for key in sorted(files)}
+
+
+def kill_workers():
+    """Do what the kernel does when memory is short: SIGKILL whatever trains."""
+    for fork_server_or_tracker in psutil.Process().children():
+        for worker in fork_server_or_tracker.children():
+            worker.kill()
+
+
+def test_results_do_not_depend_on_workers_order_or_what_a_worker_did_before(trials, processed, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIAL_WORKERS", "1")
+    in_one_used_worker = hashes(trials, processed, tmp_path / "1")
+    assert sorted(in_one_used_worker) == sorted(trials)
+    for workers in ("2", "3"):
+        monkeypatch.setenv("TRIAL_WORKERS", workers)
+        shuffled = dict(sorted(trials.items(), key=lambda item: hashlib.md5((workers + item[0]).encode()).digest()))
+        assert hashes(shuffled, processed, tmp_path / workers) == in_one_used_worker
+    monkeypatch.setenv("TRIAL_WORKERS", "1")
+    in_fresh_workers = [hashes({key: config}, processed, tmp_path / "fresh") for key, config in trials.items()]
+    assert {key: value for result in in_fresh_workers for key, value in result.items()} == in_one_used_worker
+
+
+def test_tells_each_trials_story_in_order(trials, processed, tmp_path):
+    events = list(run_trials(trials, processed, tmp_path / "results"))
+    for key in trials:
+        story = [event for event in events if event.key == key]
+        assert [type(event) for event in story] == [Started, EpochEnded, EpochEnded, Finished]
+        assert [event.metrics["epoch"] for event in story[1:3]] == [1, 2]
+        assert all(event.seconds > 0 for event in story[1:3])
+
+
+def test_a_trial_whose_worker_is_killed_is_run_again_with_the_same_result(long_trial, processed, tmp_path):
+    undisturbed = hashes({"trial": long_trial}, processed, tmp_path / "undisturbed")
+    events = []
+    for event in run_trials({"trial": long_trial}, processed, tmp_path / "disturbed"):
+        if isinstance(event, EpochEnded) and not any(isinstance(earlier, EpochEnded) for earlier in events):
+            kill_workers()
+        events.append(event)
+    assert [(event.key, event.gives_up) for event in events if isinstance(event, Interrupted)] == [("trial", False)]
+    again = b"".join(path.read_bytes() for path in (events[-1].result.history, events[-1].result.weights))
+    assert hashlib.sha256(again).hexdigest() == undisturbed["trial"]
+    assert [path.name for path in (tmp_path / "disturbed").iterdir()] == ["trial"]
+
+
+def test_a_trial_killed_every_time_is_given_up_by_name_and_the_others_are_kept(long_trial, trials, processed, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIAL_WORKERS", "1")
+    finished = []
+    with pytest.raises(PipelineError, match=r"gave up after 3 attempts.*doomed.*exit code -9"):
+        for event in run_trials({"doomed": long_trial, **trials}, processed, tmp_path / "results"):
+            if isinstance(event, EpochEnded) and event.key == "doomed" and event.metrics["epoch"] == 1:
+                kill_workers()
+            if isinstance(event, Finished):
+                finished.append(event.key)
+    assert sorted(finished) == sorted(trials)
+
+
+def test_leaving_early_stops_the_workers(long_trial, processed, tmp_path):
+    events = run_trials({"trial": long_trial}, processed, tmp_path / "results")
+    next(events)
+    events.close()
+    assert not [worker for child in psutil.Process().children() for worker in child.children()]
+    assert not (tmp_path / "results" / "trial").exists()
+
+
+def test_uses_every_core_this_process_may_use(monkeypatch):
+    monkeypatch.delenv("TRIAL_WORKERS", raising=False)
+    assert 1 <= worker_count() <= len(psutil.Process().cpu_affinity())
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", ""])
+def test_a_wrong_number_of_workers_is_named(monkeypatch, value):
+    monkeypatch.setenv("TRIAL_WORKERS", value)
+    with pytest.raises(PipelineError, match="TRIAL_WORKERS"):
+        worker_count()

@@ -1,0 +1,160 @@
+"""One cell of a study, from params.yaml to its results and runs."""
+
+import json
+import shutil
+from pathlib import Path
+
+import keras
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from ruamel.yaml import YAML
+
+from pipeline import study
+from pipeline.atomic import remove
+from pipeline.errors import PipelineError
+from pipeline.model import build_model
+from pipeline.parameters import load_parameters
+from pipeline.study import run_cell
+from tests.conftest import ROOT
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, processed, monkeypatch):
+    """A folder with data and params.yaml, as a stage finds it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("DVC_STAGE", "train@batch_norm")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    change("trial", epochs=2, hidden_units=[16], batch_size=32)
+    for name in ("train", "batch_size_grid"):
+        change("studies", name, seeds=[0, 1])
+    change("studies", "batch_size_grid", "grid", batch_size=[16, 32])
+    return tmp_path
+
+
+def change(*path: str, **values) -> None:
+    yaml = YAML()
+    content = yaml.load(Path("params.yaml"))
+    node = content
+    for key in path:
+        node = node[key]
+    node.update(values)
+    yaml.dump(content, Path("params.yaml"))
+
+
+def runs() -> list:
+    client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
+    return client.search_runs([client.get_experiment_by_name("cifar10-batch-norm").experiment_id])
+
+
+def files_of(folder) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_writes_history_metrics_and_weights_of_all_seeds(project):
+    run_cell("train", "batch_norm", {}, project / "results")
+    history = pd.read_csv(project / "results/history.csv")
+    labels = "arm batch_size seed epoch"
+    kerass_own = "loss accuracy val_loss val_accuracy"
+    inference_mode = "train_eval_loss train_eval_accuracy val_loss_recalibrated val_accuracy_recalibrated"
+    assert " ".join(history.columns) == f"{labels} {kerass_own} {inference_mode}"
+    assert history[["arm", "batch_size", "seed", "epoch"]].to_numpy().tolist() == [
+        ["batch_norm", 32, seed, epoch] for seed in (0, 1) for epoch in (1, 2)
+    ]
+    last = history[history["epoch"] == 2]["val_accuracy"]
+    metrics = json.loads((project / "results/metrics.json").read_text())
+    assert metrics["val_accuracy"] == pytest.approx({"mean": last.mean(), "sd": last.std(ddof=1), "n": 2})
+    assert metrics["diverged"] == 0
+    config = load_parameters().trial_config("batch_norm", {}, 1)
+    build_model(config, 1).load_weights(project / "results/weights/seed-1.weights.h5")
+    assert not (project / ".trials").exists()
+
+
+def test_logs_each_trial_as_a_run_with_its_model(project):
+    run_cell("train", "batch_norm", {}, project / "results")
+    assert sorted(run.info.run_name for run in runs()) == ["batch_norm-b32-s0", "batch_norm-b32-s1"]
+    for run in runs():
+        assert run.info.status == "FINISHED"
+        assert {"arm": "batch_norm", "study": "train", "dvc.stage": "train@batch_norm"}.items() <= run.data.tags.items()
+        assert {"trial_key", "data_md5", "cpu", "keras", "driver"} <= run.data.tags.keys()
+        [model] = run.outputs.model_outputs
+        signature = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db").get_logged_model(model.model_id).artifact_location
+        assert signature
+
+
+def test_trains_nothing_that_is_in_the_ledger(project, monkeypatch):
+    run_cell("train", "batch_norm", {}, project / "first")
+    before = len(runs())
+    monkeypatch.setattr(study, "run_trials", None)
+    run_cell("train", "batch_norm", {}, project / "second")
+    run_cell("batch_size_grid", "batch_norm", {"batch_size": 32}, project / "third")
+    assert len(runs()) == before
+    assert files_of(project / "first") == files_of(project / "second") == files_of(project / "third")
+    assert {run.data.tags["study"] for run in runs()} == {"batch_size_grid,train"}
+
+
+def test_trains_anew_with_the_same_bytes_when_the_ledger_is_off(project, monkeypatch):
+    run_cell("train", "baseline", {}, project / "first")
+    monkeypatch.setenv("TRIAL_LEDGER", "off")
+    run_cell("train", "baseline", {}, project / "second")
+    assert len(runs()) == 4
+    assert files_of(project / "first") == files_of(project / "second")
+
+
+def test_trains_anew_what_the_ledger_has_lost(project):
+    run_cell("train", "baseline", {}, project / "first")
+    remove(project / "mlartifacts")
+    run_cell("train", "baseline", {}, project / "second")
+    assert files_of(project / "first") == files_of(project / "second")
+
+
+def test_logs_at_the_next_start_what_could_not_be_logged(project, monkeypatch):
+    """A trial that finished while the tracking store failed is kept, and not trained again."""
+
+    def fail(*_):
+        raise RuntimeError("the store is gone")
+
+    with monkeypatch.context() as broken, pytest.raises(RuntimeError):
+        broken.setattr(study.Ledger, "finish", fail)
+        run_cell("train", "baseline", {}, project / "results")
+    kept = [folder.name for folder in (project / ".trials").iterdir() if not folder.name.startswith(".")]
+    assert kept
+    started = []
+    monkeypatch.setattr(study, "run_trials", lambda configs, run=study.run_trials: (started.extend(configs), run(configs))[1])
+    run_cell("train", "baseline", {}, project / "results")
+    assert not set(kept) & set(started)
+    assert sorted(run.info.run_name for run in runs() if run.info.status == "FINISHED") == ["baseline-b32-s0", "baseline-b32-s1"]
+
+
+def test_a_new_seed_trains_only_itself(project):
+    run_cell("train", "baseline", {}, project / "two")
+    change("studies", "train", seeds=[0, 1, 2])
+    run_cell("train", "baseline", {}, project / "three")
+    assert len(runs()) == 3
+    assert pd.read_csv(project / "three/history.csv")["seed"].unique().tolist() == [0, 1, 2]
+
+
+def test_a_diverged_trial_is_counted_and_left_out_of_the_means(project):
+    change("trial", optimizer="sgd", learning_rate=1e6, kernel_gain=1e6, epochs=50, hidden_units=[32, 16])
+    run_cell("train", "baseline", {}, project / "results")
+    assert json.loads((project / "results/metrics.json").read_text()) == {"diverged": 2}
+    assert {run.data.metrics["diverged"] for run in runs()} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "arm", "level"), [("train", "unknown", {}), ("batch_size_grid", "batch_norm", {"batch_size": 7}), ("x", "y", {})]
+)
+def test_refuses_what_is_not_declared(project, name, arm, level):
+    with pytest.raises(PipelineError, match=rf"params.yaml: studies.{name}"):
+        run_cell(name, arm, level, project / "results")
+
+
+def test_says_when_data_is_missing(project):
+    remove(project / "data")
+    with pytest.raises(PipelineError, match=r"data/processed/train/images.npy: not found; run `dvc repro preprocess`"):
+        run_cell("train", "baseline", {}, project / "results")
+
+
+def test_keras_is_the_backend_it_was_measured_on():
+    assert keras.backend.backend() == "tensorflow"

@@ -1,0 +1,125 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline import trial
+from pipeline.dataset import Examples
+from pipeline.model import build_model
+from pipeline.seeds import data_order
+
+
+def config_of(parameters, arm="batch_norm", **fields):
+    return parameters.trial_config(arm, {"hidden_units": [32, 16], "batch_size": 32, "epochs": 2, **fields}, seed=0)
+
+
+def run(config, examples) -> tuple[keras.Sequential, list[dict[str, float]]]:
+    history: list[dict[str, float]] = []
+    return trial.run_trial(config, *examples, history.append), history
+
+
+def test_bytes_and_integer_labels_give_the_notebooks_loss_and_gradients(parameters, examples):
+    """The notebook scales to floats beforehand, one-hot encodes, and takes categorical cross-entropy of probabilities."""
+    train, _ = examples
+    model = build_model(config_of(parameters, "baseline"), seed=0)
+    logits_model = keras.Model(model.inputs, model.get_layer("logits").output)
+    notebook = keras.Sequential([layer for layer in model.layers if layer.name != "rescaling"])
+    scaled, one_hot = train.images.astype(np.float32) / 255, keras.utils.to_categorical(train.labels, 10)
+    with tf.GradientTape(persistent=True) as tape:
+        ours = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(train.labels, tf.int32), logits_model(train.images)))
+        theirs = tf.reduce_mean(keras.losses.categorical_crossentropy(one_hot, notebook(scaled)))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    variables = model.trainable_variables
+    for ours_gradient, theirs_gradient in zip(tape.gradient(ours, variables), tape.gradient(theirs, variables), strict=True):
+        np.testing.assert_allclose(ours_gradient, theirs_gradient, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("arm", ["baseline", "batch_norm"])
+def test_trains_as_keras_fit_does(parameters, examples, arm):
+    """Same kernels, same order, Keras's own fit, Adam, loss, metrics and last smaller batch."""
+    train, validation = examples
+    config = config_of(parameters, arm, epochs=1)
+    order = data_order(config.seed, 1, len(train.labels))
+    reference = build_model(config, config.seed)
+    reference.compile(keras.optimizers.Adam(config.learning_rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    validation_data = (validation.images, validation.labels)
+    fit = reference.fit(
+        train.images[order], train.labels[order], config.batch_size, 1, shuffle=False, verbose=0, validation_data=validation_data
+    )
+    model, [metrics] = run(config, examples)
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        assert metrics[name] == pytest.approx(fit.history[name][0], rel=1e-3), name
+    for ours, theirs in zip(model.weights, reference.weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-4, err_msg=ours.path)
+
+
+def test_measures_the_training_examples_in_inference_mode(parameters, examples):
+    model, history = run(config_of(parameters), examples)
+    train = examples[0]
+    predicted = model(train.images, training=False).numpy().argmax(axis=1)
+    assert history[-1]["train_eval_accuracy"] == pytest.approx((predicted == train.labels).mean())
+
+
+def test_recalibration_uses_the_statistics_of_all_training_examples(parameters, examples):
+    train, validation = examples
+    model, history = run(config_of(parameters), examples)
+    features = train.images
+    for layer in model.layers[:-1]:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.moving_mean.assign(features.numpy().mean(axis=0))
+            layer.moving_variance.assign(features.numpy().var(axis=0))
+        features = layer(features, training=False)
+    predicted = model(validation.images, training=False).numpy().argmax(axis=1)
+    assert history[-1]["val_accuracy_recalibrated"] == pytest.approx((predicted == validation.labels).mean())
+
+
+def test_measuring_does_not_touch_the_model(parameters, examples):
+    model, _ = run(config_of(parameters), examples)
+    before = [weight.numpy() for weight in model.weights]
+    trial._evaluate(model, *examples)
+    for weight, value in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
+def test_only_batch_normalization_is_recalibrated(parameters, examples):
+    for fields in ({"normalization": "none"}, {"normalization": "layer"}):
+        _, history = run(config_of(parameters, epochs=1, **fields), examples)
+        assert not [name for name in history[0] if name.endswith("recalibrated")]
+
+
+def test_equal_trials_give_equal_bits_in_one_process(parameters, examples):
+    first_model, first = run(config_of(parameters, dropout=0.2), examples)
+    second_model, second = run(config_of(parameters, dropout=0.2), examples)
+    assert first == second
+    for ours, theirs in zip(first_model.weights, second_model.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_how_images_are_grouped_into_calls_does_not_matter(parameters, examples, monkeypatch):
+    _, together = run(config_of(parameters), examples)
+    monkeypatch.setattr(trial, "IMAGES_PER_CALL", 1)
+    _, one_by_one = run(config_of(parameters), examples)
+    assert [row["val_loss"] for row in together] == [row["val_loss"] for row in one_by_one]
+
+
+def test_training_that_diverges_ends_with_its_history(parameters, examples):
+    _, history = run(config_of(parameters, "baseline", optimizer="sgd", learning_rate=1e6, epochs=50), examples)
+    assert len(history) < 50
+    assert not np.isfinite(history[-1]["loss"])
+
+
+def test_a_batch_larger_than_the_data_is_the_whole_data(parameters, examples):
+    _, history = run(config_of(parameters, batch_size=100_000), examples)
+    assert len(history) == 2
+
+
+def test_learns_what_can_be_learned(parameters, examples):
+    _, history = run(config_of(parameters, epochs=30), examples)
+    assert history[-1]["val_accuracy_recalibrated"] > 0.9
+
+
+def test_predicts_the_same_in_any_number(parameters, examples):
+    model, _ = run(config_of(parameters), examples)
+    images = np.concatenate([examples[0].images] * 6)
+    assert isinstance(examples[0], Examples)
+    np.testing.assert_allclose(trial.predict(model, images)[:210], trial.predict(model, images[:210]), rtol=1e-5)
