@@ -55,7 +55,7 @@ ui: setup ## open the MLflow UI over the project's runs, on http://127.0.0.1:500
 
 .PHONY: lock
 lock: setup ## pin requirements.in anew into requirements.lock
-	@uv pip compile --quiet --universal --no-header --upgrade --generate-hashes --python-version 3.11 requirements.in -o requirements.lock
+	@uv pip compile --quiet --universal --no-header --generate-hashes --python-version 3.11 requirements.in -o requirements.lock
 
 .PHONY: clean
 clean: ## remove the environment, caches and the demo; keep data, results and runs

@@ -21,7 +21,7 @@ def run(main: Callable[[], None]) -> None:
     except PipelineError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("stopped; finished trials are kept, run the same command again to go on", file=sys.stderr)
+        print("stopped; what was finished is kept, run the same command again to go on", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -15,9 +15,10 @@ from pipeline.dataset import data_md5
 from pipeline.errors import PipelineError
 from pipeline.parameters import Parameters, load_parameters
 from pipeline.progress import TrialProgress
+from pipeline.provenance import stage_tags
 from pipeline.runner import EpochEnded, Event, Finished, Interrupted, Started, call_in_worker, run_trials
 from pipeline.statistics import summarize
-from pipeline.tracking import Ledger, ledger_is_on, log_models, stage_tags
+from pipeline.tracking import Ledger, ledger_is_on, log_models
 from pipeline.trial_config import TrialConfig
 from pipeline.trial_key import trial_key
 from pipeline.trial_result import FINISHED_TRIALS, diverged, result_of

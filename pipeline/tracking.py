@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import sqlite3
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterable
@@ -15,7 +14,6 @@ from types import TracebackType
 from typing import Self
 
 import pandas as pd
-import psutil
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, ViewType
@@ -24,6 +22,7 @@ from mlflow.exceptions import MlflowException
 from pipeline.atomic import replacing
 from pipeline.environment import COMPUTING_PACKAGES, computing_environment
 from pipeline.errors import PipelineError
+from pipeline.provenance import host, lives, stage_tags, this_process
 from pipeline.trial_config import TrialConfig
 from pipeline.trial_result import HISTORY, WEIGHTS, TrialResult, diverged
 
@@ -143,7 +142,7 @@ class Ledger:
 
     def _create_run(self, name: str, tags: dict[str, str]) -> str:
         parent = {"mlflow.parentRunId": self.parent_run_id} if self.parent_run_id else {}
-        described = {"mlflow.source.name": "pipeline", DRIVER_TAG: _driver(), **parent, **tags}
+        described = {"mlflow.source.name": "pipeline", DRIVER_TAG: this_process(), **parent, **tags}
         return str(self._client.create_run(self._experiment_id, run_name=name, tags=described).info.run_id)
 
     def _log_metrics(self, run_id: str, metrics: dict[str, float], step: int) -> None:
@@ -152,7 +151,7 @@ class Ledger:
 
     def _explained(self, error: Exception) -> PipelineError:
         reason = f"tracking store {self.tracking_uri} cannot be used: {_first_line(error)}"
-        mend = "start the server or mend MLFLOW_TRACKING_URI (unset, it is mlflow.db in the project); what was trained is kept"
+        mend = "check the server and the MLFLOW_ variables (with none set, it is mlflow.db in the project); what was trained is kept"
         return PipelineError(f"{CREDENTIALS.sub('//', reason)}; {mend}")
 
     def _has_model(self, run_id: str) -> bool:
@@ -179,9 +178,9 @@ class Ledger:
         return str(experiment.experiment_id)
 
     def _close_runs_of_dead_drivers(self) -> None:
-        query = f"attributes.status = 'RUNNING' and tags.{DRIVER_TAG} LIKE '{_host()} %'"
+        query = f"attributes.status = 'RUNNING' and tags.{DRIVER_TAG} LIKE '{host()} %'"
         for run in self._client.search_runs([self._experiment_id], query, run_view_type=ViewType.ACTIVE_ONLY):
-            if not _lives(run.data.tags[DRIVER_TAG]):
+            if not lives(run.data.tags[DRIVER_TAG]):
                 self._client.set_terminated(run.info.run_id, "KILLED")
 
 
@@ -195,12 +194,6 @@ def ledger_is_on() -> bool:
     if value not in ("on", "off"):
         raise PipelineError(f"{LEDGER_VARIABLE}: should be on or off (got {value!r})")
     return value == "on"
-
-
-def stage_tags() -> dict[str, str]:
-    """What every run of this process is tagged with: the DVC stage, the code's commit, versions and processor."""
-    dvc = {"dvc.stage": os.environ.get("DVC_STAGE"), "dvc.experiment": os.environ.get("DVC_EXP_NAME")}
-    return {**{name: value for name, value in dvc.items() if value}, **_git_tags(), **computing_environment()}
 
 
 def log_models(tracking_uri: str, trials: dict[str, tuple[TrialConfig, Path]]) -> None:
@@ -254,37 +247,11 @@ def _open_store(tracking_uri: str) -> MlflowClient:
 
 
 def _store_lock() -> FileLock:
-    return FileLock(Path(tempfile.gettempdir()) / "batch-norm-laboratory-store.lock", timeout=300)
+    return FileLock(Path(tempfile.gettempdir()) / f"batch-norm-laboratory-store-{os.getuid()}.lock", timeout=300)
 
 
 def _root() -> Path:
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
-
-
-def _host() -> str:
-    return os.uname().nodename
-
-
-def _driver() -> str:
-    process = psutil.Process()
-    return f"{_host()} {process.pid} {process.create_time():.2f}"
-
-
-def _lives(driver: str) -> bool:
-    _, pid, created = driver.rsplit(" ", 2)
-    with suppress(psutil.Error):
-        return f"{psutil.Process(int(pid)).create_time():.2f}" == created
-    return False
-
-
-def _git_tags() -> dict[str, str]:
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return {"mlflow.source.git.commit": git("rev-parse", "HEAD"), "git.dirty": str(bool(git("status", "--porcelain"))).lower()}
-    except (OSError, subprocess.CalledProcessError):
-        return {}
 
 
 def _dataset_input(data_md5: str, context: str) -> DatasetInput:

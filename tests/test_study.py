@@ -1,11 +1,16 @@
 """One cell of a study, from params.yaml to its results and runs."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
 import pandas as pd
+import psutil
 import pytest
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
@@ -158,3 +163,26 @@ def test_says_when_data_is_missing(project):
 
 def test_keras_is_the_backend_it_was_measured_on():
     assert keras.backend.backend() == "tensorflow"
+
+
+def test_ctrl_c_ends_runs_and_workers_and_keeps_what_has_finished(project):
+    change("studies", "train", seeds=[0, 1, 2, 3])
+    change("trial", epochs=100, batch_size=4)
+    command = [sys.executable, "-u", "-m", "pipeline.train", "baseline"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRIAL_WORKERS": "2"}
+    stage = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert "baseline-b4-s" in stage.stdout.readline()  # the first trial has finished
+    workers = psutil.Process(stage.pid).children(recursive=True)
+    stage.send_signal(signal.SIGINT)
+    stage.communicate(timeout=60)
+    assert stage.returncode == 130
+    assert not psutil.wait_procs(workers, timeout=60)[1]
+    statuses = [run.info.status for run in runs()]
+    assert "FINISHED" in statuses
+    assert "KILLED" in statuses
+    assert not {"RUNNING", "FAILED"} & set(statuses)
+    assert not (project / "results/train/baseline").exists()
+    finished = statuses.count("FINISHED")
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert f"{finished} of 4 trials are in the ledger already" in again.stdout
+    assert [run.info.status for run in runs()].count("FINISHED") == 4

@@ -1,0 +1,113 @@
+"""The whole pipeline with DVC and MLflow, in a clone of the project, on synthetic data."""
+
+import json
+
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from ruamel.yaml import YAML
+
+from tests.conftest import Project, clone_project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    """The clone, after its first `dvc repro`."""
+    project = clone_project(tmp_path_factory.mktemp("pipeline") / "clone")
+    project.succeed("dvc", "repro")
+    return project
+
+
+def runs_of(project: Project, kind: str = "trial") -> list[Run]:
+    client = MlflowClient(f"sqlite:///{project.root}/mlflow.db")
+    experiment = client.get_experiment_by_name("cifar10-batch-norm")
+    return client.search_runs([experiment.experiment_id], f"tags.kind = '{kind}'")
+
+
+def stages_run(output: str) -> set[str]:
+    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+
+
+def test_every_distinct_trial_is_one_finished_run(project):
+    runs = runs_of(project)
+    names = {f"baseline-b64-s{seed}" for seed in (0, 1)} | {f"batch_norm-b{size}-s{seed}" for size in (32, 64) for seed in (0, 1)}
+    assert sorted(run.info.run_name for run in runs) == sorted(names)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    shared = [run for run in runs if run.info.run_name.startswith("batch_norm-b64")]
+    assert {run.data.tags["study"] for run in shared} == {"batch_size_grid,train"}
+    assert {run.data.tags["git.dirty"] for run in runs} <= {"true", "false"}
+
+
+def test_the_models_of_train_are_logged(project):
+    with_model = {run.info.run_name for run in runs_of(project) if run.outputs.model_outputs}
+    assert with_model == {f"{arm}-b64-s{seed}" for arm in ("baseline", "batch_norm") for seed in (0, 1)}
+
+
+def test_the_report_is_a_run_with_its_files(project):
+    [run] = runs_of(project, "report")
+    client = MlflowClient(f"sqlite:///{project.root}/mlflow.db")
+    assert {"report.html", "report.md", "metrics.json", "figures"} <= {entry.path for entry in client.list_artifacts(run.info.run_id)}
+    metrics = json.loads((project.root / "reports/metrics.json").read_text())
+    assert run.data.metrics["batch_norm/test_accuracy"] == metrics["train"]["batch_norm"]["test"]["accuracy"]["mean"]
+
+
+def test_histories_hold_every_epoch_of_every_trial(project):
+    history = pd.read_csv(project.root / "reports/history.csv")
+    counts = history.groupby(["study", "arm", "batch_size"]).size().to_dict()
+    assert counts == {
+        ("train", "baseline", 64): 4,
+        ("train", "batch_norm", 64): 4,
+        ("batch_size_grid", "batch_norm", 32): 4,
+        ("batch_size_grid", "batch_norm", 64): 4,
+    }
+
+
+def test_the_test_set_is_measured_for_every_trial_of_train(project):
+    table = pd.read_csv(project.root / "results/evaluate/trials.csv")
+    assert table[["arm", "seed"]].to_numpy().tolist() == [[arm, seed] for arm in ("baseline", "batch_norm") for seed in (0, 1)]
+    assert pd.read_csv(project.root / "results/evaluate/confusion_matrix.csv")["count"].sum() == 4 * 50
+
+
+def test_a_second_repro_has_nothing_to_do(project):
+    before = len(runs_of(project)), len(runs_of(project, "report"))
+    output = project.succeed("dvc", "repro")
+    assert "up to date" in output
+    assert not stages_run(output)
+    assert (len(runs_of(project)), len(runs_of(project, "report"))) == before
+
+
+def test_metrics_plots_and_parameters_can_be_shown_and_compared(project):
+    project.succeed("git", "add", "-A")
+    project.succeed("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-q", "-m", "results")
+    assert "reports/metrics.json" in project.succeed("dvc", "metrics", "show", "--json")
+    assert project.succeed("dvc", "metrics", "diff", "--json") is not None
+    assert "trial" in project.succeed("dvc", "params", "diff", "--all", "--json")
+    project.succeed("dvc", "plots", "show")
+    assert "baseline" in (project.root / "dvc_plots/index.html").read_text()
+
+
+def test_a_changed_learning_rate_reruns_what_depends_on_it(project):
+    learning_rate = YAML(typ="safe").load(project.root / "params.yaml")["trial"]["learning_rate"]
+    project.change("trial", "learning_rate", to=0.01)
+    listed = stages_run(project.succeed("dvc", "repro", "--dry"))
+    assert listed == {"train@baseline", "train@batch_norm", "batch_size_grid@32", "batch_size_grid@64", "evaluate", "report"}
+    project.change("trial", "learning_rate", to=learning_rate)
+
+
+def test_a_new_batch_size_runs_its_own_stage_and_the_report_alone(project):
+    before = {run.info.run_id for run in runs_of(project)}
+    project.change("studies", "batch_size_grid", "grid", "batch_size", to=[32, 64, 16])
+    assert stages_run(project.succeed("dvc", "repro")) == {"batch_size_grid@16", "report"}
+    new = [run.info.run_name for run in runs_of(project) if run.info.run_id not in before]
+    assert sorted(new) == ["batch_norm-b16-s0", "batch_norm-b16-s1"]
+
+
+def test_a_wrong_parameter_stops_the_stage_with_one_line(project):
+    project.change("trial", "epochs", to="many")
+    done = project.run("dvc", "repro", "train@baseline")
+    assert done.returncode != 0
+    assert "error: params.yaml: trial.epochs: Input should be a valid integer (got 'many')" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    project.change("trial", "epochs", to=2)
+    project.succeed("dvc", "repro", "train@baseline")
