@@ -94,7 +94,7 @@ def load_parameters(path: Path = PARAMETERS_FILE) -> Parameters:
     try:
         parameters = Parameters.model_validate(content)
     except ValidationError as error:
-        raise PipelineError(explain(error, f"{path}")) from None
+        raise PipelineError(explain(error, f"{path}: ")) from None
     _check_studies(parameters, path)
     return parameters
 
@@ -121,18 +121,17 @@ def _check_trial(parameters: Parameters, arm: str, level: dict[str, Any], where:
     try:
         parameters.trial_config(arm, level, seed=0)
     except ValidationError as error:
-        raise PipelineError(explain(error, where)) from None
+        raise PipelineError(explain(error, f"{where}.")) from None
 
 
-def explain(error: ValidationError, where: str) -> str:
-    """Say in one line which keys are wrong and why."""
+def explain(error: ValidationError, place: str) -> str:
+    """Say in one line which keys are wrong and why; `place` stands before each key."""
     faults = []
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"] if part != "[key]")
         shown = "" if fault["type"] == "missing" else f" (got {fault['input']!r:.60})"
         faults.append(f"{key or 'the whole file'}: {fault['msg'].removeprefix('Value error, ')}{shown}")
-    separator = "." if not where.endswith(".yaml") else ": "
-    return "; ".join(f"{where}{separator}{fault}" for fault in faults)
+    return "; ".join(f"{place}{fault}" for fault in faults)
 
 
 if __name__ == "__main__":

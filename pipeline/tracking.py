@@ -36,6 +36,10 @@ EXPERIMENT_NOTE = """Training runs of the Batch Normalization laboratory: one ru
 Group by the tag `arm` and the parameter `batch_size` to see mean curves over seeds.
 `val_*_recalibrated`: validation with population statistics in place of BN's moving averages.
 `train_eval_*`: inference mode on 10,000 training images. The runs tagged `kind = report` hold the report."""
+EXPERIMENT_TAGS = {
+    "mlflow.note.content": EXPERIMENT_NOTE,
+    "mlflow.experimentKind": "custom_model_development",  # the UI opens on training runs, not on traces of language models
+}
 LEDGER_VARIABLE = "TRIAL_LEDGER"
 DRIVER_TAG = "driver"
 CREDENTIALS = re.compile(r"//[^/@\s]*@")
@@ -172,7 +176,7 @@ class Ledger:
             if experiment is None:
                 local = self.tracking_uri.startswith("sqlite:")
                 location = (_root() / "mlartifacts").as_uri() if local else None
-                return str(self._client.create_experiment(name, location, tags={"mlflow.note.content": EXPERIMENT_NOTE}))
+                return str(self._client.create_experiment(name, location, EXPERIMENT_TAGS))
         if experiment.lifecycle_stage == "deleted":
             raise PipelineError(f"MLflow experiment '{name}' is deleted; restore it, or set MLFLOW_EXPERIMENT_NAME to another")
         return str(experiment.experiment_id)

@@ -68,6 +68,7 @@ def test_incomplete_archive_says_what_it_holds(path, missing):
         gzip.compress(bytes(100)),
         gzip.compress(np.random.default_rng(0).bytes(2000)),
     ],
+    ids=["empty", "web page", "cut gzip", "text", "zeros", "noise"],
 )
 def test_what_is_no_archive_is_refused(path, content):
     path.write_bytes(content)
