@@ -21,9 +21,10 @@ $(READY): requirements.lock
 	@if ! sha256sum requirements.lock | cmp -s - $@; then \
 	  set -e; echo "making $(VENV) from requirements.lock (1 to 4 minutes, once)"; \
 	  rm -rf $(VENV); $(PYTHON) -m venv $(VENV); \
-	  if $(VENV)/bin/pip install --quiet --disable-pip-version-check uv; \
-	  then $(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes --compile-bytecode -r requirements.lock; \
-	  else $(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --compile -r requirements.lock; fi; \
+	  { $(VENV)/bin/pip install --quiet --disable-pip-version-check uv && \
+	    $(VENV)/bin/uv pip install --quiet --system-certs --python $(VENV)/bin/python --require-hashes --compile-bytecode -r requirements.lock; } || \
+	  { echo "uv did not work here; going on with pip"; \
+	    $(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --compile -r requirements.lock; }; \
 	  sha256sum requirements.lock > $@; \
 	else touch $@; fi
 
