@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.request import url2pathname
 
+import truststore
+
 from pipeline.archive import canonical_files, read_folder, read_tar
 from pipeline.atomic import replacing
 from pipeline.command import run
@@ -27,6 +29,7 @@ REMOTE = ("http://", "https://", NPM)
 def main() -> None:
     """Read params.yaml and make data/raw."""
     argparse.ArgumentParser(prog="python -m pipeline.fetch", description=__doc__).parse_args()
+    truststore.inject_into_ssl()  # a mirror inside a company is signed by a certificate that only this machine knows
     fetch(load_parameters().data, RAW)
 
 
