@@ -5,7 +5,8 @@ cd "$(dirname "$0")"
 
 rm -rf .demo
 mkdir .demo
-git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents --target-directory=.demo 2>/dev/null || true
+unset "${!MLFLOW_@}" # the demo's runs stay in the demo, also where the project's go to a server
+git ls-files -z --cached --others --exclude-standard | tar --create --null --files-from=- --ignore-failed-read | tar --extract --directory=.demo
 rm -rf .demo/dvc.lock .demo/reports
 cd .demo
 git init --quiet

@@ -26,6 +26,8 @@ def run(main: Callable[[], None]) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             sys.exit(f"error: no space left on the device while writing {error.filename or 'a file'}; free some and run again")
+        if isinstance(error, FileNotFoundError) and error.filename is not None:
+            sys.exit(f"error: {error.filename}: not found; run `dvc repro` to make what is missing")
         if error.filename is not None:
-            sys.exit(f"error: {error.filename}: {error.strerror}; run `dvc repro` to make what is missing")
+            sys.exit(f"error: {error.filename}: {error.strerror}; mend that and run again")
         raise

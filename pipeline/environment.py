@@ -7,26 +7,31 @@ from pathlib import Path
 
 COMPUTING_PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy")
 # These variables choose TensorFlow's kernels, and with them the last bits of every result.
-KERNEL_VARIABLES = ("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "CUDA_VISIBLE_DEVICES")
+KERNEL_VARIABLES = ("TF_ENABLE_ONEDNN_OPTS", "TF_SET_ONEDNN_FPMATH_MODE", "TF_XLA_FLAGS", "CUDA_VISIBLE_DEVICES")
+KERNEL_VARIABLE_FAMILIES = ("ONEDNN_", "DNNL_", "XLA_", "KERAS_")
+VECTOR_INSTRUCTIONS = ("sse4", "fma", "avx", "amx")
 
 
 def computing_environment() -> dict[str, str]:
     """Everything about this machine that can change a result's bits, by name."""
     packages = {name: _version(name) for name in COMPUTING_PACKAGES if _version(name)}
-    variables = {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ}
-    return {"python": platform.python_version(), **packages, "cpu": cpu_class(), **variables}
+    variables = {
+        name: value for name, value in sorted(os.environ.items()) if name in KERNEL_VARIABLES or name.startswith(KERNEL_VARIABLE_FAMILIES)
+    }
+    return {"python": platform.python_version(), **packages, **_processor(), **variables}
 
 
-def cpu_class() -> str:
-    """Processor vendor, family and model: kernels choose instructions and block sizes by them."""
+def _processor() -> dict[str, str]:
+    """Vendor, family and model, by which kernels choose block sizes, and the vector instructions that they may use."""
     try:
         first_processor = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
     except OSError:
-        return f"{platform.machine()} {platform.processor()}".strip()
+        return {"cpu": f"{platform.machine()} {platform.processor()}".strip()}
     pairs = (line.partition(":") for line in first_processor.splitlines())
     fields = {name.strip(): value.strip() for name, _, value in pairs}
     named = [f"{name} {fields[key]}" for name, key in [("family", "cpu family"), ("model", "model")] if key in fields]
-    return " ".join([fields.get("vendor_id", platform.machine()), *named])
+    instructions = sorted(flag for flag in fields.get("flags", "").split() if flag.startswith(VECTOR_INSTRUCTIONS))
+    return {"cpu": " ".join([fields.get("vendor_id", platform.machine()), *named]), "instructions": " ".join(instructions)}
 
 
 def _version(package: str) -> str:

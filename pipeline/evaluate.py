@@ -18,6 +18,7 @@ from pipeline.dataset import Examples, load_examples
 from pipeline.errors import PipelineError
 from pipeline.parameters import load_parameters
 from pipeline.trial_config import TrialConfig
+from pipeline.trial_result import diverged
 
 TRAIN_RESULTS = Path("results/train")
 OUTPUT = Path("results/evaluate")
@@ -33,11 +34,15 @@ def main() -> None:
     argparse.ArgumentParser(prog="python -m pipeline.evaluate", description=__doc__).parse_args()
     parameters = load_parameters()
     test = load_examples("test")
-    predictions = {
-        (arm, seed): _predict(parameters.trial_config(arm, {}, seed), _weights(arm, seed), test)
+    configs = {
+        (arm, seed): parameters.trial_config(arm, {}, seed)
         for arm in parameters.studies["train"].arms
         for seed in parameters.studies["train"].seeds
+        if not _has_diverged(arm, seed)
     }
+    if not configs:
+        raise PipelineError("results/train: every trial diverged; lower trial.learning_rate in params.yaml")
+    predictions = _predict(configs, test)
     tables = {
         **evaluate(predictions, test.labels),
         "references": evaluate_references(load_examples("train"), test),
@@ -52,8 +57,8 @@ def evaluate(predictions: dict[tuple[str, int], Probabilities], labels: Labels) 
     """Measure float32 class probabilities `(n, 10)`, by arm and seed, against uint8 labels `(n,)`.
 
     Returns:
-        `trials`: one row per arm and seed; `per_class`: one per arm, seed and class; `confusion_matrix`: counts of actual
-        and predicted class, summed over an arm's seeds.
+        `trials`: one row per arm and seed that did not diverge; `per_class`: one per arm, seed and class;
+        `confusion_matrix`: counts of actual and predicted class, summed over an arm's seeds.
     """
     trials = [{"arm": arm, "seed": seed, **_overall(p, labels)} for (arm, seed), p in predictions.items()]
     per_class = [_per_class(p, labels).assign(arm=arm, seed=seed) for (arm, seed), p in predictions.items()]
@@ -120,14 +125,23 @@ def _weights(arm: str, seed: int) -> Path:
     return path
 
 
-def _predict(config: TrialConfig, weights: Path, examples: Examples) -> Probabilities:
+def _has_diverged(arm: str, seed: int) -> bool:
+    history = pd.read_csv(TRAIN_RESULTS / arm / "history.csv")
+    return diverged(history[history["seed"] == seed])
+
+
+def _predict(configs: dict[tuple[str, int], TrialConfig], examples: Examples) -> dict[tuple[str, int], Probabilities]:
     # Here, not above: --help and the tests of the measures need no TensorFlow.
     from pipeline import quiet_tensorflow, trial  # noqa: F401
     from pipeline.model import build_model
 
-    model = build_model(config, config.seed)
-    model.load_weights(weights)
-    return trial.predict(model, examples.images)
+    trial.compute_deterministically()
+    predictions = {}
+    for (arm, seed), config in configs.items():
+        model = build_model(config, config.seed)
+        model.load_weights(_weights(arm, seed))
+        predictions[arm, seed] = trial.predict(model, examples.images)
+    return predictions
 
 
 def _pixels(examples: Examples, centre: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from pipeline.command import run
 from pipeline.dataset import data_md5
 from pipeline.errors import PipelineError
 from pipeline.parameters import explain, load_parameters
-from pipeline.study import Trial, complete, forget
+from pipeline.study import Trial, alone_with_trials, complete, forget
 from pipeline.tracking import Ledger
 from pipeline.trial_key import trial_key
 from pipeline.trial_result import result_of
@@ -20,13 +20,14 @@ def main() -> None:
     project_run = os.environ.get("MLFLOW_RUN_ID")
     trial = _parse_trial()
     key = trial_key(trial.config, trial.data_md5)
-    complete({key: trial})
-    last_epoch = {str(name): float(value) for name, value in result_of(key).read_history().iloc[-1].items()}
+    with alone_with_trials():
+        complete({key: trial})
+        last_epoch = {str(name): float(value) for name, value in result_of(key).read_history().iloc[-1].items()}
+        forget({key: trial})
     print(f"{trial.name}:", ", ".join(f"{name} {value:.4g}" for name, value in last_epoch.items()))
     if project_run:
         with Ledger() as ledger:
             ledger.log_summary(project_run, last_epoch)
-    forget({key: trial})
 
 
 def _parse_trial() -> Trial:
@@ -41,7 +42,8 @@ def _parse_trial() -> Trial:
     arm, seed = arguments.pop("model"), arguments.pop("seed")
     if arm not in parameters.arms:
         raise PipelineError(f"--model: '{arm}' is not an arm of params.yaml; choose from {', '.join(parameters.arms)}")
-    level = {field: value for field, value in arguments.items() if value not in (None, getattr(parameters.trial, field))}
+    arm_config = parameters.trial_config(arm, {}, seed=0)
+    level = {field: value for field, value in arguments.items() if value not in (None, getattr(arm_config, field))}
     try:
         config = parameters.trial_config(arm, level, seed)
     except ValidationError as error:

@@ -8,7 +8,9 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pipeline.runner import EpochEnded, Event, Finished, Interrupted
+from pipeline.runner import EpochEnded, Event, Finished, Interrupted, Started
+
+SECONDS_BETWEEN_LINES = 15
 
 
 class TrialProgress:
@@ -19,7 +21,8 @@ class TrialProgress:
         self._epochs = epochs
         self._epochs_done = dict.fromkeys(names, 0)
         self._finished = 0
-        self._began = time.monotonic()
+        self._began = 0.0
+        self._printed = time.monotonic()
         self._console = Console(highlight=False, soft_wrap=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -44,8 +47,11 @@ class TrialProgress:
     def show(self, event: Event) -> None:
         """Bring the display up to date."""
         match event:
+            case Started():
+                self._began = self._began or time.monotonic()  # the workers' own start says nothing about the time left
             case EpochEnded(key, metrics):
                 self._epochs_done[key] = int(metrics["epoch"])
+                self._print_now_and_then()
             case Finished(key):
                 self._finished += 1
                 self._epochs_done[key] = self._epochs[key]
@@ -57,6 +63,13 @@ class TrialProgress:
 
     def _description(self) -> str:
         return f"{self._finished}/{len(self._names)} trials"
+
+    def _print_now_and_then(self) -> None:
+        """Off a terminal there is no bar; a line every so often shows that work goes on."""
+        if not self._console.is_terminal and time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
+            self._printed = time.monotonic()
+            done, total = sum(self._epochs_done.values()), sum(self._epochs.values())
+            self._console.print(f"{self._description()}, {done}/{total} epochs{self._time_left()}")
 
     def _time_left(self) -> str:
         done, total = sum(self._epochs_done.values()), sum(self._epochs.values())

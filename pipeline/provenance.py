@@ -8,6 +8,8 @@ import psutil
 
 from pipeline.environment import computing_environment
 
+CLOCK_CORRECTION_SECONDS = 60  # a corrected clock moves the time at which a process is said to have begun
+
 
 def stage_tags() -> dict[str, str]:
     """What every run of this process is tagged with: the DVC stage, the code's commit, versions and processor."""
@@ -30,7 +32,9 @@ def lives(process: str) -> bool:
     """Whether the process of this host that was named so still runs."""
     _, pid, created = process.rsplit(" ", 2)
     with suppress(psutil.Error):
-        return f"{psutil.Process(int(pid)).create_time():.2f}" == created
+        found = psutil.Process(int(pid))
+        same = abs(found.create_time() - float(created)) < CLOCK_CORRECTION_SECONDS
+        return same and found.status() != psutil.STATUS_ZOMBIE
     return False
 
 

@@ -102,15 +102,16 @@ def _read_histories(parameters: Parameters) -> Iterator[pd.DataFrame]:
         path = RESULTS / study / cell / "history.csv"
         remedy = f"run `dvc repro {study}@{cell}` to make it"
         history = _read_table(path, HISTORY_COLUMNS, remedy)
-        _check_history(path, history, [(arm, seed) for arm in arms for seed in seeds], parameters.trial.epochs)
+        epochs = {arm: parameters.trial_config(arm, {}, seed=0).epochs for arm in arms}
+        _check_history(path, history, {(arm, seed): epochs[arm] for arm in arms for seed in seeds})
         history.insert(0, "study", study)
         yield history
 
 
-def _check_history(path: Path, history: pd.DataFrame, declared: list[tuple[str, int]], epochs: int) -> None:
+def _check_history(path: Path, history: pd.DataFrame, declared: dict[tuple[str, int], int]) -> None:
     if set(zip(history["arm"], history["seed"], strict=True)) != set(declared):
         raise PipelineError(f"{path}: holds other trials than params.yaml declares; run `dvc repro`")
-    for arm, seed in declared:
+    for (arm, seed), epochs in declared.items():
         trial = history[(history["arm"] == arm) & (history["seed"] == seed)]
         if trial["epoch"].tolist() != list(range(1, len(trial) + 1)):
             raise PipelineError(f"{path}: epochs of {arm}, seed {seed}, do not count up from 1; run `dvc repro --force`")

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Generator, Mapping
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -91,12 +92,20 @@ def run_trials(
     processed, results = processed.resolve(), results.resolve()  # the fork server stays in the folder where it started
     context = _warm_context()
     receiver, sender = context.Pipe(duplex=False)
-    pool = ProcessPool(min(worker_count(), max(1, len(trials))), context=context, initializer=_prepare_worker, initargs=[sender])
+    workers = min(worker_count(), max(1, len(trials)))
+
+    def open_pool() -> ProcessPool:
+        return ProcessPool(workers, context=context, initializer=_prepare_worker, initargs=[sender])
+
+    pool = open_pool()
     attempts = dict.fromkeys(trials, 0)
     failed: list[str] = []
 
     def submit(key: str) -> Future[None]:
+        nonlocal pool
         attempts[key] += 1
+        if not pool.active:  # a worker died before it had taken up a trial
+            pool = open_pool()
         future: Future[None] = pool.schedule(_work, args=[key, trials[key], processed, results])
         return future
 
@@ -104,10 +113,12 @@ def run_trials(
         try:
             pending = {submit(key): key for key in trials}
             while pending:
-                if receiver.poll(POLL_SECONDS):
+                # Looked up before the pipe is emptied, so that a trial's messages are told before its end.
+                ended = [future for future in pending if future.done()]
+                if receiver.poll(0 if ended else POLL_SECONDS):
                     yield receiver.recv()
-                    continue  # a trial's messages come before its end
-                for future in [future for future in pending if future.done()]:
+                    continue
+                for future in ended:
                     key = pending.pop(future)
                     reason = _why_it_died(future)
                     if reason is None:
@@ -149,6 +160,8 @@ def _why_it_died(future: Future[None]) -> str | None:
         future.result()
     except ProcessExpired as death:
         return f"its worker died with exit code {death.exitcode}"
+    except BrokenProcessPool:
+        return "a worker died before it began"
     return None
 
 

@@ -2,13 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Mapping
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from pipeline.atomic import remove, replacing
 from pipeline.dataset import data_md5
@@ -22,6 +23,8 @@ from pipeline.tracking import Ledger, ledger_is_on, log_models
 from pipeline.trial_config import TrialConfig
 from pipeline.trial_key import trial_key
 from pipeline.trial_result import FINISHED_TRIALS, diverged, result_of
+
+TRIALS_LOCK = Path(".dvc/tmp/trials.lock")
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,8 @@ class Trial:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What its run is tagged with."""
-        identity = {"trial_key": trial_key(self.config, self.data_md5), "data_md5": self.data_md5}
-        return {"arm": self.arm, "study": self.study, **identity, **stage_tags()}
+        """What its run is tagged with, but for the trial key and the tags of the stage."""
+        return {"arm": self.arm, "study": self.study, "data_md5": self.data_md5}
 
 
 Trials = Mapping[str, Trial]  # by trial key
@@ -59,11 +61,12 @@ def run_cell(study: str, arm: str, level: dict[str, Any], output: Path) -> None:
     """
     parameters = load_parameters()
     trials = _trials_of(parameters, study, arm, level)
-    run_ids = complete(trials)
-    if parameters.studies[study].log_models:
-        _log_missing_models(trials, run_ids)
-    _write_cell(trials, output)
-    forget(trials)
+    with alone_with_trials():
+        run_ids = complete(trials)
+        if parameters.studies[study].log_models:
+            _log_missing_models(trials, run_ids)
+        _write_cell(trials, output)
+        forget(trials)
 
 
 def _trials_of(parameters: Parameters, study: str, arm: str, level: dict[str, Any]) -> Trials:
@@ -75,6 +78,22 @@ def _trials_of(parameters: Parameters, study: str, arm: str, level: dict[str, An
     md5 = data_md5()
     trials = [Trial(study, arm, level, parameters.trial_config(arm, level, seed), md5) for seed in declared.seeds]
     return {trial_key(trial.config, md5): trial for trial in trials}
+
+
+@contextmanager
+def alone_with_trials() -> Iterator[None]:
+    """Let one process of this project at a time run trials: it uses every core, and its results share a folder."""
+    TRIALS_LOCK.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(TRIALS_LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print("waiting for another process that runs trials of this project", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def complete(trials: Trials) -> dict[str, str]:
@@ -137,6 +156,8 @@ class _Recorder:
 
     ledger: Ledger
     trials: Trials
+    # Taken once, as the trial keys are: what is edited while trials run must not be said to have made them.
+    stage_tags: dict[str, str] = field(default_factory=stage_tags)
     open_runs: dict[str, str] = field(default_factory=dict)
     finished_runs: dict[str, str] = field(default_factory=dict)
 
@@ -144,7 +165,7 @@ class _Recorder:
         match event:
             case Started(key):
                 trial = self.trials[key]
-                self.open_runs[key] = self.ledger.start(trial.name, trial.config, trial.tags)
+                self.open_runs[key] = self.ledger.start(trial.name, trial.config, {"trial_key": key, **trial.tags, **self.stage_tags})
             case EpochEnded(key, metrics, seconds):
                 self.ledger.log_epoch(self.open_runs[key], metrics, seconds)
             case Interrupted(key):
@@ -165,9 +186,10 @@ class _Recorder:
 def _log_missing_models(trials: Trials, run_ids: Mapping[str, str]) -> None:
     with Ledger() as ledger:
         missing = ledger.without_model(run_ids.values())
-    models = {run_ids[key]: (trial.config, result_of(key).weights.resolve()) for key, trial in trials.items() if run_ids[key] in missing}
-    if models:
-        call_in_worker(log_models, ledger.tracking_uri, models)
+        weights = {key: result_of(key).weights.resolve() for key in trials}
+        models = {run_ids[key]: (trial.config, weights[key]) for key, trial in trials.items() if run_ids[key] in missing}
+        if models:
+            call_in_worker(log_models, ledger.tracking_uri, models)
 
 
 def _write_cell(trials: Trials, output: Path) -> None:

@@ -1,6 +1,5 @@
 """The ledger of trials: all that the project says to MLflow and asks of it."""
 
-import hashlib
 import logging
 import os
 import re
@@ -16,15 +15,17 @@ from typing import Self
 import pandas as pd
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, ViewType
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Metric, Param, Run, ViewType
 from mlflow.exceptions import MlflowException
+from requests import RequestException
+from sqlalchemy import make_url
 
-from pipeline.atomic import replacing
+from pipeline.atomic import remove, replacing
 from pipeline.environment import COMPUTING_PACKAGES, computing_environment
 from pipeline.errors import PipelineError
 from pipeline.provenance import host, lives, stage_tags, this_process
 from pipeline.trial_config import TrialConfig
-from pipeline.trial_result import HISTORY, WEIGHTS, TrialResult, diverged
+from pipeline.trial_result import FILES, TrialResult, diverged
 
 # MLflow's notes on each table it makes, and a bar for each file it copies, would drown the trials' progress.
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -63,7 +64,7 @@ class Ledger:
             self._client = _open_store(self.tracking_uri)
             self._experiment_id = self._find_or_create_experiment()
             self._close_runs_of_dead_drivers()
-        except (MlflowException, OSError, sqlite3.Error) as error:
+        except (MlflowException, OSError, ImportError, sqlite3.Error) as error:
             raise self._explained(error) from None
 
     def __enter__(self) -> Self:
@@ -71,25 +72,29 @@ class Ledger:
 
     def __exit__(self, _type: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None) -> None:
         """Explain what MLflow raised in the block."""
-        if isinstance(error, MlflowException):
+        if isinstance(error, (MlflowException, RequestException)):
             raise self._explained(error) from None
 
     def find(self, trial_key: str) -> Run | None:
-        """Return the finished run of the trial with this key, if there is one."""
-        experiments = {self._experiment_id, *self._project_experiment()}
+        """Return the finished run of the trial with this key, if there is one in any experiment of the store."""
+        experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
         query = f"tags.trial_key = '{trial_key}' and attributes.status = 'FINISHED'"
-        runs = self._client.search_runs(list(experiments), query, max_results=1)
+        runs = self._client.search_runs(experiments, query, max_results=1)
         return runs[0] if runs else None
 
     def read_back(self, run: Run, result: TrialResult) -> bool:
-        """Copy a finished run's result to disk; False if its artifacts are gone or damaged."""
+        """Copy a finished run's result to disk; False, and said so, if its artifacts are gone or damaged."""
         try:
             with replacing(result.folder) as temporary:
                 temporary.mkdir()
-                for name in (HISTORY, WEIGHTS):
+                for name in FILES:
                     self._client.download_artifacts(run.info.run_id, name, str(temporary))
-                    _check_sha256(temporary / name, run.data.tags[f"sha256.{name}"])
-        except (MlflowException, OSError, KeyError):
+        except (MlflowException, FileNotFoundError) as error:
+            print(f"{run.info.run_name}: the ledger has lost its result ({_first_line(error)}); training it again")
+            return False
+        if not result.is_whole():
+            print(f"{run.info.run_name}: its result in the ledger is damaged; training it again")
+            remove(result.folder)
             return False
         return True
 
@@ -112,9 +117,8 @@ class Ledger:
         """Keep the result in the run and close it: from here on the ledger knows the trial."""
         history = result.read_history()
         self._log_metrics(run_id, _final_metrics(history), step=int(history["epoch"].iloc[-1]))
-        for path in (result.history, result.weights):
-            self._client.log_artifact(run_id, str(path))
-            self._client.set_tag(run_id, f"sha256.{path.name}", _sha256(path))
+        for name in FILES:
+            self._client.log_artifact(run_id, str(result.folder / name))
         self._client.set_terminated(run_id, "FINISHED")
 
     def end_early(self, run_ids: Iterable[str], status: str) -> None:
@@ -160,11 +164,9 @@ class Ledger:
 
     def _has_model(self, run_id: str) -> bool:
         outputs = self._client.get_run(run_id).outputs
-        return outputs is not None and bool(outputs.model_outputs)
-
-    def _project_experiment(self) -> list[str]:
-        experiment = self._client.get_experiment_by_name(EXPERIMENT)
-        return [experiment.experiment_id] if experiment else []
+        models = [] if outputs is None else outputs.model_outputs
+        # An upload that was cut off leaves a model that is not ready.
+        return any(self._client.get_logged_model(model.model_id).status == LoggedModelStatus.READY for model in models)
 
     def _find_or_create_experiment(self) -> str:
         by_id = os.environ.get("MLFLOW_EXPERIMENT_ID")
@@ -212,6 +214,7 @@ def log_models(tracking_uri: str, trials: dict[str, tuple[TrialConfig, Path]]) -
     from pipeline.quiet_tensorflow import nothing_on_stderr
 
     mlflow.set_tracking_uri(tracking_uri)
+    client = MlflowClient(tracking_uri)
     images = TensorSpec(np.dtype("uint8"), (-1, *IMAGE_SHAPE), "image")
     probabilities = TensorSpec(np.dtype("float32"), (-1, len(CLASSES)), "probabilities")
     versions = computing_environment()
@@ -219,6 +222,7 @@ def log_models(tracking_uri: str, trials: dict[str, tuple[TrialConfig, Path]]) -
     for run_id, (config, weights) in trials.items():
         model = build_model(config, config.seed)
         model.load_weights(weights)
+        mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)  # a model goes to the active experiment
         with nothing_on_stderr():  # MLflow tries the model on its example, and TensorFlow comments on how
             Model.log(
                 artifact_path=None,
@@ -238,8 +242,8 @@ def _open_store(tracking_uri: str) -> MlflowClient:
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
     try:
         with _store_lock():
-            if tracking_uri.startswith("sqlite:///"):
-                with sqlite3.connect(tracking_uri.removeprefix("sqlite:///"), timeout=60) as connection:
+            if tracking_uri.startswith("sqlite:"):
+                with sqlite3.connect(make_url(tracking_uri).database or "", timeout=60) as connection:
                     connection.execute("PRAGMA journal_mode=WAL")  # readers, as the UI, never wait for writers
             client = MlflowClient(tracking_uri)
             client.search_experiments(max_results=1)
@@ -270,16 +274,6 @@ def _final_metrics(history: pd.DataFrame) -> dict[str, float]:
         "best_val_epoch": float(best["epoch"]),
         "diverged": float(diverged(history)),
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_sha256(path: Path, expected: str) -> None:
-    if _sha256(path) != expected:
-        raise OSError(f"{path.name} is damaged")
 
 
 def _first_line(error: Exception) -> str:

@@ -35,15 +35,16 @@ def run_trial(config: TrialConfig, train: Examples, validation: Examples, on_epo
     `train_eval_accuracy`, in inference mode on the first training examples; and, where there is Batch Normalization,
     `val_loss_recalibrated` and `val_accuracy_recalibrated`, with population statistics in place of moving averages.
 
-    Training stops after an epoch whose loss is not finite: nothing can be learned from there on.
+    Training stops after an epoch in which a loss is not finite: nothing can be learned from there on.
     """
     keras.utils.clear_session()
     model = build_model(config, config.seed)
     train_steps = _build_train_steps(model, build_optimizer(config))
     for epoch in range(1, config.epochs + 1):
         metrics = _train_epoch(train_steps, train, data_order(config.seed, epoch, len(train.labels)), config.batch_size)
-        on_epoch({"epoch": epoch, **metrics, **_evaluate(model, train, validation)})
-        if not math.isfinite(metrics["loss"]):
+        metrics |= _evaluate(model, train, validation)
+        on_epoch({"epoch": epoch, **metrics})
+        if not all(map(math.isfinite, metrics.values())):
             break
     return model
 

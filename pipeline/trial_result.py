@@ -1,5 +1,7 @@
 """What a finished trial leaves: a folder with its history and its weights."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +14,13 @@ from pipeline.atomic import replacing
 FINISHED_TRIALS = Path(".trials")
 HISTORY = "history.csv"
 WEIGHTS = "model.weights.h5"
+CHECKSUMS = "sha256.json"
+FILES = (HISTORY, WEIGHTS, CHECKSUMS)
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """A folder that holds both files, or does not exist."""
+    """A folder with the history, the weights and the checksums of both."""
 
     folder: Path
 
@@ -35,8 +39,11 @@ class TrialResult:
         return pd.read_csv(self.history)
 
     def is_whole(self) -> bool:
-        """Whether both files are there."""
-        return self.history.is_file() and self.weights.is_file()
+        """Whether both files are there and as they were written."""
+        try:
+            return bool(json.loads((self.folder / CHECKSUMS).read_text()) == _checksums(self.folder))
+        except (OSError, ValueError):
+            return False
 
 
 def result_of(key: str, root: Path = FINISHED_TRIALS) -> TrialResult:
@@ -45,13 +52,19 @@ def result_of(key: str, root: Path = FINISHED_TRIALS) -> TrialResult:
 
 
 def save_result(result: TrialResult, history: pd.DataFrame, save_weights: Callable[[Path], None]) -> None:
-    """Write both files; the folder appears only when it is whole."""
+    """Write the files; the folder appears only when it is whole."""
     with replacing(result.folder) as temporary:
         temporary.mkdir()
         history.to_csv(temporary / HISTORY, index=False)
         save_weights(temporary / WEIGHTS)
+        (temporary / CHECKSUMS).write_text(json.dumps(_checksums(temporary), indent=2) + "\n")
 
 
 def diverged(history: pd.DataFrame) -> bool:
-    """Whether training ended because its loss was no longer finite."""
-    return not bool(np.isfinite(history["loss"]).all())
+    """Whether a loss of the trial, in training or in an evaluation, was no longer finite."""
+    losses = [name for name in history if "loss" in str(name)]
+    return not bool(np.isfinite(history[losses].to_numpy()).all())
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (HISTORY, WEIGHTS)}

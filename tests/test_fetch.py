@@ -165,11 +165,17 @@ def test_earlier_files_are_replaced_whole(archive):
     assert fetched() == FILES
 
 
+def test_what_is_there_and_right_is_not_fetched_again(archive, tmp_path, capsys):
+    fetch_from(archive)
+    fetch_from(tmp_path / "gone")
+    assert "are there, as published" in capsys.readouterr().out
+
+
 def test_earlier_files_stay_when_all_sources_fail():
-    write_folder(RAW, FILES)
+    write_folder(RAW, {"other": b"earlier"})
     with pytest.raises(PipelineError):
         fetch_from("missing.tgz")
-    assert fetched() == FILES
+    assert fetched() == {"other": b"earlier"}
 
 
 def test_archive_above_the_limit_is_refused(tmp_path):

@@ -80,6 +80,19 @@ def test_a_trial_killed_every_time_is_given_up_by_name_and_the_others_are_kept(l
     assert sorted(finished) == sorted(trials)
 
 
+def test_workers_that_die_before_they_begin_are_replaced(long_trial, trials, processed, tmp_path, monkeypatch):
+    """A kill between two trials, when the worker has not taken up the next."""
+    monkeypatch.setenv("TRIAL_WORKERS", "1")
+    events = []
+    for event in run_trials(trials, processed, tmp_path / "results"):
+        if isinstance(event, Finished) and not events:
+            kill_workers()
+            events.append(event)
+        elif isinstance(event, Finished):
+            events.append(event)
+    assert sorted(event.key for event in events) == sorted(trials)
+
+
 def test_leaving_early_stops_the_workers(long_trial, processed, tmp_path):
     events = run_trials({"trial": long_trial}, processed, tmp_path / "results")
     next(events)
@@ -90,7 +103,12 @@ def test_leaving_early_stops_the_workers(long_trial, processed, tmp_path):
 
 def test_uses_every_core_this_process_may_use(monkeypatch):
     monkeypatch.delenv("TRIAL_WORKERS", raising=False)
-    assert 1 <= worker_count() <= len(psutil.Process().cpu_affinity())
+    allowed = psutil.Process().cpu_affinity()
+    psutil.Process().cpu_affinity(allowed[:1])
+    try:
+        assert worker_count() == 1
+    finally:
+        psutil.Process().cpu_affinity(allowed)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", ""])

@@ -13,14 +13,18 @@ import pandas as pd
 import psutil
 import pytest
 from mlflow import MlflowClient
+from mlflow.models import Model
 from ruamel.yaml import YAML
 
 from pipeline import study
 from pipeline.atomic import remove
+from pipeline.dataset import data_md5
 from pipeline.errors import PipelineError
 from pipeline.model import build_model
 from pipeline.parameters import load_parameters
 from pipeline.study import run_cell
+from pipeline.trial_key import trial_key
+from pipeline.trial_result import result_of, save_result
 from tests.conftest import ROOT
 
 
@@ -83,9 +87,13 @@ def test_logs_each_trial_as_a_run_with_its_model(project):
         assert run.info.status == "FINISHED"
         assert {"arm": "batch_norm", "study": "train", "dvc.stage": "train@batch_norm"}.items() <= run.data.tags.items()
         assert {"trial_key", "data_md5", "cpu", "keras", "driver"} <= run.data.tags.keys()
-        [model] = run.outputs.model_outputs
-        signature = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db").get_logged_model(model.model_id).artifact_location
-        assert signature
+        [output] = run.outputs.model_outputs
+        model = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db").get_logged_model(output.model_id)
+        assert model.experiment_id == run.info.experiment_id
+        assert model.artifact_location.startswith(f"file://{project}/mlartifacts/")
+        described = Model.load(model.artifact_location.removeprefix("file://"))
+        assert "uint8" in str(described.signature.inputs)
+        assert described.saved_input_example_info is not None
 
 
 def test_trains_nothing_that_is_in_the_ledger(project, monkeypatch):
@@ -167,11 +175,11 @@ def test_keras_is_the_backend_it_was_measured_on():
 
 def test_ctrl_c_ends_runs_and_workers_and_keeps_what_has_finished(project):
     change("studies", "train", seeds=[0, 1, 2, 3])
-    change("trial", epochs=100, batch_size=4)
+    change("trial", epochs=60, batch_size=4)
     command = [sys.executable, "-u", "-m", "pipeline.train", "baseline"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRIAL_WORKERS": "2"}
     stage = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    assert "baseline-b4-s" in stage.stdout.readline()  # the first trial has finished
+    assert any("finished (1/4 trials)" in line for line in stage.stdout)
     workers = psutil.Process(stage.pid).children(recursive=True)
     stage.send_signal(signal.SIGINT)
     stage.communicate(timeout=60)
@@ -186,3 +194,40 @@ def test_ctrl_c_ends_runs_and_workers_and_keeps_what_has_finished(project):
     again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert f"{finished} of 4 trials are in the ledger already" in again.stdout
     assert [run.info.status for run in runs()].count("FINISHED") == 4
+
+
+def test_a_killed_stage_goes_on_where_it_stopped(project):
+    """SIGKILL of everything in mid-trial; then the same bytes as undisturbed, and nothing left over."""
+    change("trial", epochs=40, batch_size=4)
+    command = [sys.executable, "-u", "-m", "pipeline.train", "baseline"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRIAL_WORKERS": "1"}
+    stage = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert any("baseline-b4-s0 finished" in line for line in stage.stdout)
+    os.killpg(stage.pid, signal.SIGKILL)
+    stage.wait()
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "1 of 2 trials are in the ledger already" in again.stdout
+    killed = files_of(project / "results/train/baseline")
+    statuses = sorted(run.info.status for run in runs())
+    assert statuses in (["FINISHED", "FINISHED"], ["FINISHED", "FINISHED", "KILLED"])
+    assert not (project / ".trials").exists()
+    subprocess.run(command, env={**environment, "TRIAL_LEDGER": "off"}, check=True, capture_output=True)
+    assert files_of(project / "results/train/baseline") == killed
+
+
+def test_a_damaged_leftover_is_not_trusted(project):
+    parameters = load_parameters()
+    key = trial_key(parameters.trial_config("baseline", {}, 0), data_md5())
+    save_result(result_of(key), pd.DataFrame({"epoch": [1.0]}), lambda path: path.write_bytes(b"whole"))
+    result_of(key).weights.write_bytes(b"")
+    run_cell("train", "baseline", {}, project / "results")
+    assert len(pd.read_csv(project / "results/history.csv")) == 4
+
+
+def test_what_is_edited_while_trials_run_is_not_said_to_have_made_them(project, monkeypatch):
+    keys = []
+    real = study.trial_key
+    monkeypatch.setattr(study, "trial_key", lambda *described: keys.append(real(*described)) or keys[-1])
+    run_cell("train", "baseline", {}, project / "results")
+    assert len(keys) == 2  # once for each trial, before any began
+    assert {run.data.tags["trial_key"] for run in runs()} == set(keys)

@@ -34,6 +34,7 @@ def store(tmp_path, monkeypatch) -> MlflowClient:
 def result(tmp_path) -> TrialResult:
     result = TrialResult(tmp_path / "result")
     save_result(result, HISTORY, lambda path: path.write_bytes(b"weights"))
+    assert result.is_whole()
     return result
 
 
@@ -62,7 +63,7 @@ def test_a_run_tells_all_about_its_trial(config, result, store):
     assert run.data.metrics["diverged"] == 0
     assert run.data.metrics["epoch_seconds"] == 0.5
     assert {entry.dataset.name for entry in run.inputs.dataset_inputs} == {"cifar10-train", "cifar10-validation"}
-    assert {entry.path for entry in store.list_artifacts(run.info.run_id)} == {"history.csv", "model.weights.h5"}
+    assert {entry.path for entry in store.list_artifacts(run.info.run_id)} == {"history.csv", "model.weights.h5", "sha256.json"}
 
 
 def test_finds_a_finished_trial_and_reads_it_back(config, result, tmp_path):
