@@ -52,9 +52,9 @@ def summarize_results(results: Results, parameters: Parameters) -> Metrics:
 
 
 def headline_metrics(metrics: Metrics) -> dict[str, float]:
-    """Few means that tell the result, for the report's MLflow run: `report/<arm>_<metric>`, shares of 1."""
+    """Few means that tell the result, for the report's MLflow run: `report_<arm>_<metric>`, shares of 1."""
     return {
-        f"report/{arm}_{name}": views[view][metric]["mean"]
+        f"report_{arm}_{name}": views[view][metric]["mean"]
         for arm, views in metrics[TRAIN].items()
         for name, view, metric in [("val_accuracy", "final", "val_accuracy"), ("test_accuracy", "test", "accuracy")]
         if metric in views.get(view, {})

@@ -49,7 +49,7 @@ def test_the_report_is_a_run_with_its_files(project):
     client = MlflowClient(f"sqlite:///{project.root}/mlflow.db")
     assert {"report.html", "report.md", "metrics.json", "figures"} <= {entry.path for entry in client.list_artifacts(run.info.run_id)}
     metrics = json.loads((project.root / "reports/metrics.json").read_text())
-    assert run.data.metrics["report/batch_norm_test_accuracy"] == metrics["train"]["batch_norm"]["test"]["accuracy"]["mean"]
+    assert run.data.metrics["report_batch_norm_test_accuracy"] == metrics["train"]["batch_norm"]["test"]["accuracy"]["mean"]
 
 
 def test_histories_hold_every_epoch_of_every_trial(project):
