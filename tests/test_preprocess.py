@@ -177,7 +177,7 @@ def test_profile_is_sorted_json(project):
 
 def test_missing_file_is_named_with_what_to_do(project, capsys):
     (Path("data/raw") / TRAIN_FILES[2]).unlink()
-    with pytest.raises(SystemExit, match=r"^error: data/raw/data_batch_3\.bin: No such file or directory; run `dvc repro`"):
+    with pytest.raises(SystemExit, match=r"^error: data/raw/data_batch_3\.bin: not found; run `dvc repro`"):
         run(main)
     assert not PROCESSED.exists()
 

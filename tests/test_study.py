@@ -173,12 +173,17 @@ def test_keras_is_the_backend_it_was_measured_on():
     assert keras.backend.backend() == "tensorflow"
 
 
+def heed_ctrl_c() -> None:
+    """Undo what a shell does to jobs in the background, under which the tests themselves may run."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_runs_and_workers_and_keeps_what_has_finished(project):
     change("studies", "train", seeds=[0, 1, 2, 3])
     change("trial", epochs=60, batch_size=4)
     command = [sys.executable, "-u", "-m", "pipeline.train", "baseline"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRIAL_WORKERS": "2"}
-    stage = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    stage = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
     assert any("finished (1/4 trials)" in line for line in stage.stdout)
     workers = psutil.Process(stage.pid).children(recursive=True)
     stage.send_signal(signal.SIGINT)
