@@ -1,6 +1,7 @@
 """DVC stage `evaluate`: the test set, once, for the last epoch of every trial of `train`, with references for scale."""
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +43,9 @@ def main() -> None:
     }
     if not configs:
         raise PipelineError("results/train: every trial diverged; lower trial.learning_rate in params.yaml")
-    predictions = _predict(configs, test)
-    tables = {
-        **evaluate(predictions, test.labels),
-        "references": evaluate_references(load_examples("train"), test),
-    }
+    with ThreadPoolExecutor(1) as beside:  # the references take as long as all predictions, and another core
+        references = beside.submit(evaluate_references, load_examples("train"), test)
+        tables = {**evaluate(_predict(configs, test), test.labels), "references": references.result()}
     with replacing(OUTPUT) as temporary:
         temporary.mkdir()
         for name, table in tables.items():

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 def _batch_normalization(config: ModelConfig, name: str) -> keras.Layer:
     import keras
 
-    return keras.layers.BatchNormalization(momentum=config.batch_norm_momentum, epsilon=config.batch_norm_epsilon, name=name)
+    return keras.layers.BatchNormalization(
+        momentum=config.batch_norm_momentum, epsilon=config.batch_norm_epsilon, dtype=config.dtype_policy, name=name
+    )
 
 
-def _layer_normalization(_config: ModelConfig, name: str) -> keras.Layer:
+def _layer_normalization(config: ModelConfig, name: str) -> keras.Layer:
     import keras
 
-    return keras.layers.LayerNormalization(name=name)
+    return keras.layers.LayerNormalization(dtype=config.dtype_policy, name=name)
 
 
 # A new normaliser is one function and one line here.
@@ -67,6 +69,12 @@ class ModelConfig(BaseModel):
     dropout: float = Field(ge=0, lt=1)
     kernel_initializer: Annotated[str, _one_of({**KERNEL_INITIALIZERS})]
     kernel_gain: float = Field(gt=0, le=1e6)
+    precision: Literal["float32", "bfloat16"]
+
+    @property
+    def dtype_policy(self) -> str:
+        """Keras's name for the precision; with bfloat16, weights, statistics and logits stay float32."""
+        return "mixed_bfloat16" if self.precision == "bfloat16" else "float32"
 
 
 def build_model(config: ModelConfig, seed: int) -> keras.Sequential:
@@ -78,34 +86,38 @@ def build_model(config: ModelConfig, seed: int) -> keras.Sequential:
 
     layers: list[keras.Layer] = [
         keras.Input(IMAGE_SHAPE, dtype="uint8", name="image"),
-        keras.layers.Rescaling(1 / 255, name="rescaling"),
-        keras.layers.Flatten(name="flatten"),
+        keras.layers.Rescaling(1 / 255, dtype=config.dtype_policy, name="rescaling"),
+        keras.layers.Flatten(dtype=config.dtype_policy, name="flatten"),
     ]
     for index, units in enumerate(config.hidden_units, start=1):
         layers += _hidden_block(config, seed, index, units)
-    layers.append(_dense(config, seed, 0, len(CLASSES), "logits"))
-    layers.append(keras.layers.Softmax(name="probabilities"))
+    layers.append(_dense(config, seed, 0, len(CLASSES), "logits", dtype="float32"))
+    layers.append(keras.layers.Softmax(dtype="float32", name="probabilities"))
     return keras.Sequential(layers, name="mlp")
 
 
 def _hidden_block(config: ModelConfig, seed: int, index: int, units: int) -> list[keras.Layer]:
     import keras
 
-    block: list[keras.Layer] = [keras.layers.ReLU(name=f"relu_{index}")]
+    block: list[keras.Layer] = [keras.layers.ReLU(dtype=config.dtype_policy, name=f"relu_{index}")]
     normalization = NORMALIZATIONS[config.normalization]
     if normalization is not None:
         position = 1 if config.normalization_position == "after_activation" else 0
         block.insert(position, normalization(config, f"normalization_{index}"))
     if config.dropout > 0:
-        block.append(keras.layers.Dropout(config.dropout, seed=derived_seed(seed, "dropout", index), name=f"dropout_{index}"))
-    return [_dense(config, seed, index, units, f"dense_{index}"), *block]
+        block.append(
+            keras.layers.Dropout(
+                config.dropout, seed=derived_seed(seed, "dropout", index), dtype=config.dtype_policy, name=f"dropout_{index}"
+            )
+        )
+    return [_dense(config, seed, index, units, f"dense_{index}", config.dtype_policy), *block]
 
 
-def _dense(config: ModelConfig, seed: int, index: int, units: int, name: str) -> keras.Layer:
+def _dense(config: ModelConfig, seed: int, index: int, units: int, name: str, dtype: str) -> keras.Layer:
     import keras
 
     scale, mode, distribution = KERNEL_INITIALIZERS[config.kernel_initializer]
     initializer = keras.initializers.VarianceScaling(
         scale * config.kernel_gain**2, mode, distribution, seed=derived_seed(seed, "kernel", index)
     )
-    return keras.layers.Dense(units, kernel_initializer=initializer, name=name)
+    return keras.layers.Dense(units, kernel_initializer=initializer, dtype=dtype, name=name)

@@ -65,6 +65,9 @@ class Study(StrictModel):
             yield dict(zip(self.grid, values, strict=True))
 
 
+Cell = tuple[str, str, dict[str, Any]]  # study, arm and level: what one stage runs over the study's seeds
+
+
 class Parameters(StrictModel):
     """All of params.yaml."""
 
@@ -73,6 +76,12 @@ class Parameters(StrictModel):
     trial: TrainingConfig
     arms: dict[Name, dict[str, Any]]
     studies: dict[Name, Study]
+
+    def cells(self) -> Iterator[Cell]:
+        """Every cell of every study, in the order in which they are declared."""
+        for name, study in self.studies.items():
+            for arm, level in product(study.arms, study.levels()):
+                yield name, arm, level
 
     def trial_config(self, arm: str, level: dict[str, Any], seed: int) -> TrialConfig:
         """Describe one trial: the common settings, then the arm's, then the study's level."""

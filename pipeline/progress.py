@@ -9,17 +9,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pipeline.runner import EpochEnded, Event, Finished, Interrupted, Started
+from pipeline.trial_config import TrialConfig
 
 SECONDS_BETWEEN_LINES = 15
 
 
 class TrialProgress:
-    """Shows the events of trials, given with their names and numbers of epochs by key."""
+    """Shows the events of trials, given by key; those of `ahead` count from when they are taken up."""
 
-    def __init__(self, names: Mapping[str, str], epochs: Mapping[str, int]) -> None:
+    def __init__(self, names: Mapping[str, str], trials: Mapping[str, TrialConfig], ahead: Mapping[str, TrialConfig]) -> None:
         self._names = names
-        self._epochs = epochs
-        self._epochs_done = dict.fromkeys(names, 0)
+        self._epochs = {key: config.epochs for key, config in {**ahead, **trials}.items()}
+        self._epochs_done = dict.fromkeys(trials, 0)
         self._finished = 0
         self._began = 0.0
         self._printed = time.monotonic()
@@ -35,7 +36,7 @@ class TrialProgress:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task(self._description(), total=sum(epochs.values()))
+        self._task = self._bar.add_task(self._description(), total=self._total())
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -47,7 +48,8 @@ class TrialProgress:
     def show(self, event: Event) -> None:
         """Bring the display up to date."""
         match event:
-            case Started():
+            case Started(key):
+                self._epochs_done[key] = 0
                 self._began = self._began or time.monotonic()  # the workers' own start says nothing about the time left
             case EpochEnded(key, metrics):
                 self._epochs_done[key] = int(metrics["epoch"])
@@ -55,24 +57,27 @@ class TrialProgress:
             case Finished(key):
                 self._finished += 1
                 self._epochs_done[key] = self._epochs[key]
-                self._console.print(f"{self._names[key]} finished ({self._finished}/{len(self._names)} trials){self._time_left()}")
+                self._console.print(f"{self._names[key]} finished ({self._description()}){self._time_left()}")
             case Interrupted(key, reason, gives_up):
                 self._epochs_done[key] = 0
                 self._console.print(f"{self._names[key]}: {reason}; {'giving up' if gives_up else 'starting it again'}")
-        self._bar.update(self._task, completed=sum(self._epochs_done.values()), description=self._description())
+        self._bar.update(self._task, completed=sum(self._epochs_done.values()), total=self._total(), description=self._description())
 
     def _description(self) -> str:
-        return f"{self._finished}/{len(self._names)} trials"
+        return f"{self._finished}/{len(self._epochs_done)} trials"
+
+    def _total(self) -> int:
+        return sum(self._epochs[key] for key in self._epochs_done)
 
     def _print_now_and_then(self) -> None:
         """Off a terminal there is no bar; a line every so often shows that work goes on."""
         if not self._console.is_terminal and time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
             self._printed = time.monotonic()
-            done, total = sum(self._epochs_done.values()), sum(self._epochs.values())
+            done, total = sum(self._epochs_done.values()), self._total()
             self._console.print(f"{self._description()}, {done}/{total} epochs{self._time_left()}")
 
     def _time_left(self) -> str:
-        done, total = sum(self._epochs_done.values()), sum(self._epochs.values())
+        done, total = sum(self._epochs_done.values()), self._total()
         if self._console.is_terminal or done in (0, total):
             return ""
         seconds = (time.monotonic() - self._began) * (total - done) / done

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Generator, Mapping
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -79,63 +80,100 @@ def worker_count() -> int:
 
 
 def run_trials(
-    trials: Mapping[str, TrialConfig], processed: Path = PROCESSED, results: Path = FINISHED_TRIALS
+    trials: Mapping[str, TrialConfig],
+    processed: Path = PROCESSED,
+    results: Path = FINISHED_TRIALS,
+    *,
+    ahead: Mapping[str, TrialConfig] | None = None,
 ) -> Generator[Event, None, None]:
     """Run the trials, given by key, each in one thread of a worker process, and yield events until all have ended.
+
+    While one of them is still in its first half, workers that would be idle take up trials of `ahead`, in order, and
+    finish what they took up.
 
     A trial whose worker dies is run again, up to three times in all; the others are not disturbed.
     Closing the iterator stops the workers.
 
     Raises:
-        PipelineError: after all others have finished, if a trial lost its worker every time.
+        PipelineError: after all others have finished, if one of `trials` lost its worker every time.
     """
-    processed, results = processed.resolve(), results.resolve()  # the fork server stays in the folder where it started
-    context = _warm_context()
-    receiver, sender = context.Pipe(duplex=False)
-    workers = min(worker_count(), max(1, len(trials)))
-
-    def open_pool() -> ProcessPool:
-        return ProcessPool(workers, context=context, initializer=_prepare_worker, initargs=[sender])
-
-    pool = open_pool()
-    attempts = dict.fromkeys(trials, 0)
+    known = {**(ahead or {}), **trials}
+    waiting = [key for key in known if key not in trials]
     failed: list[str] = []
-
-    def submit(key: str) -> Future[None]:
-        nonlocal pool
-        attempts[key] += 1
-        if not pool.active:  # a worker died before it had taken up a trial
-            pool = open_pool()
-        future: Future[None] = pool.schedule(_work, args=[key, trials[key], processed, results])
-        return future
-
-    with closing(receiver), closing(sender):
-        try:
-            pending = {submit(key): key for key in trials}
-            while pending:
-                # Looked up before the pipe is emptied, so that a trial's messages are told before its end.
-                ended = [future for future in pending if future.done()]
-                if receiver.poll(0 if ended else POLL_SECONDS):
-                    yield receiver.recv()
-                    continue
-                for future in ended:
-                    key = pending.pop(future)
-                    reason = _why_it_died(future)
-                    if reason is None:
-                        yield Finished(key, result_of(key, results))
-                        continue
-                    gives_up = attempts[key] == ATTEMPTS
-                    yield Interrupted(key, reason, gives_up)
-                    if gives_up:
-                        failed.append(f"{key[:12]} ({reason})")
-                    else:
-                        pending[submit(key)] = key
-            pool.close()
-        finally:
-            pool.stop()
-            pool.join()
+    with closing(_Crew(known, processed.resolve(), results.resolve())) as crew:
+        for key in trials:
+            crew.take_up(key)
+        while crew.busy:
+            # Later than half-way, the others would soon wait for what was taken up.
+            while waiting and crew.has_idle_worker and any(crew.is_in_first_half(key) for key in trials):
+                crew.take_up(waiting.pop(0))
+            event = crew.next_event()
+            if event is not None:
+                yield event
+            if isinstance(event, Interrupted) and not event.gives_up:
+                crew.take_up(event.key)
+            elif isinstance(event, Interrupted) and event.key in trials:
+                failed.append(f"{event.key[:12]} ({event.reason})")
     if failed:
         raise PipelineError(f"gave up after {ATTEMPTS} attempts each: trial {', trial '.join(failed)}; the other trials are kept")
+
+
+class _Crew:
+    """Worker processes and the trials that they have taken up."""
+
+    def __init__(self, trials: Mapping[str, TrialConfig], processed: Path, results: Path) -> None:
+        self._trials = trials
+        self._folders = processed, results  # absolute: the fork server stays in the folder where it started
+        self._context = _warm_context()
+        self._receiver, self._sender = self._context.Pipe(duplex=False)
+        self._workers = min(worker_count(), max(1, len(trials)))
+        self._pool = self._open_pool()
+        self._pending: dict[Future[None], str] = {}
+        self._attempts, self._epochs_done = Counter[str](), Counter[str]()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._pending)
+
+    @property
+    def has_idle_worker(self) -> bool:
+        return len(self._pending) < self._workers
+
+    def is_in_first_half(self, key: str) -> bool:
+        return key in self._pending.values() and 2 * self._epochs_done[key] < self._trials[key].epochs
+
+    def take_up(self, key: str) -> None:
+        self._attempts[key] += 1
+        self._epochs_done[key] = 0
+        if not self._pool.active:  # a worker died before it had taken up a trial
+            self._pool = self._open_pool()
+        self._pending[self._pool.schedule(_work, args=[key, self._trials[key], *self._folders])] = key
+
+    def next_event(self) -> Event | None:
+        """Wait a moment for something to happen."""
+        # Looked up before the pipe is read, so that a trial's messages are told before its end.
+        ended = next((future for future in self._pending if future.done()), None)
+        if self._receiver.poll(0 if ended else POLL_SECONDS):
+            event: Event = self._receiver.recv()
+            if isinstance(event, EpochEnded):
+                self._epochs_done[event.key] = int(event.metrics["epoch"])
+            return event
+        if ended is None:
+            return None
+        key = self._pending.pop(ended)
+        reason = _why_it_died(ended)
+        if reason is None:
+            return Finished(key, result_of(key, self._folders[1]))
+        return Interrupted(key, reason, gives_up=self._attempts[key] == ATTEMPTS)
+
+    def close(self) -> None:
+        self._pool.stop()
+        self._pool.join()
+        self._sender.close()
+        self._receiver.close()
+
+    def _open_pool(self) -> ProcessPool:
+        return ProcessPool(self._workers, context=self._context, initializer=_prepare_worker, initargs=[self._sender])
 
 
 def call_in_worker(function: Any, *arguments: Any) -> Any:  # noqa: ANN401 - passes on what the function takes and gives

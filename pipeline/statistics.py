@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 CONFIDENCE = 0.95
 
@@ -62,6 +61,8 @@ def paired_difference(treatment: "pd.Series[float]", reference: "pd.Series[float
         return PairedDifference(mean, None, None, None, None, n)
     if sd == 0:
         return PairedDifference(mean, sd, mean, mean, None, n)
+    from scipy import stats  # here, since it takes half a second to import and most stages only summarize
+
     interval = stats.ttest_1samp(differences, 0).confidence_interval(CONFIDENCE)
     return PairedDifference(mean, sd, float(interval.low), float(interval.high), mean / sd, n)
 

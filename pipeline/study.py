@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from pipeline.atomic import remove, replacing
 from pipeline.dataset import data_md5
 from pipeline.errors import PipelineError
-from pipeline.parameters import Parameters, load_parameters
+from pipeline.parameters import Cell, Parameters, load_parameters
 from pipeline.progress import TrialProgress
 from pipeline.provenance import stage_tags
 from pipeline.runner import EpochEnded, Event, Finished, Interrupted, Started, call_in_worker, run_trials
@@ -59,25 +59,32 @@ def run_cell(study: str, arm: str, level: dict[str, Any], output: Path) -> None:
         PipelineError: the study, arm or level is not declared in params.yaml, data is missing, the tracking store is
             out of reach, or a trial failed; finished trials are kept and not run again.
     """
-    parameters = load_parameters()
-    trials = _trials_of(parameters, study, arm, level)
+    parameters, md5, cell = load_parameters(), data_md5(), (study, arm, level)
+    if cell not in list(parameters.cells()):
+        raise PipelineError(f"params.yaml: studies.{study}: has no arm '{arm}' at level {level}, which this stage needs; declare it there")
+    trials = _trials_of(parameters, cell, md5)
     with alone_with_trials():
-        run_ids = complete(trials)
+        run_ids = complete(trials, ahead=_trials_after(parameters, cell, md5))
         if parameters.studies[study].log_models:
             _log_missing_models(trials, run_ids)
         _write_cell(trials, output)
         forget(trials)
 
 
-def _trials_of(parameters: Parameters, study: str, arm: str, level: dict[str, Any]) -> Trials:
-    declared = parameters.studies.get(study)
-    if declared is None:
-        raise PipelineError(f"params.yaml: studies.{study}: not declared; this stage needs it")
-    if arm not in declared.arms or level not in list(declared.levels()):
-        raise PipelineError(f"params.yaml: studies.{study}: has no arm '{arm}' at level {level}; declare it there")
-    md5 = data_md5()
-    trials = [Trial(study, arm, level, parameters.trial_config(arm, level, seed), md5) for seed in declared.seeds]
-    return {trial_key(trial.config, md5): trial for trial in trials}
+def _trials_of(parameters: Parameters, cell: Cell, md5: str) -> Trials:
+    study, arm, level = cell
+    configs = [parameters.trial_config(arm, level, seed) for seed in parameters.studies[study].seeds]
+    return {trial_key(config, md5): Trial(study, arm, level, config, md5) for config in configs}
+
+
+def _trials_after(parameters: Parameters, cell: Cell, md5: str) -> Trials:
+    """Trials of the cells that params.yaml declares after this one, for workers that have nothing else to do."""
+    cells = list(parameters.cells())
+    trials: dict[str, Trial] = {}
+    for later in cells[cells.index(cell) + 1 :]:
+        # A trial that studies share belongs to the first.
+        trials |= {key: trial for key, trial in _trials_of(parameters, later, md5).items() if key not in trials}
+    return trials
 
 
 @contextmanager
@@ -96,18 +103,21 @@ def alone_with_trials() -> Iterator[None]:
         lock.release()
 
 
-def complete(trials: Trials) -> dict[str, str]:
-    """See to it that every trial's result is on disk and in the ledger; return the run ids by trial key."""
+def complete(trials: Trials, ahead: Trials | None = None) -> dict[str, str]:
+    """See to it that every trial's result is on disk and in the ledger; return the run ids by trial key.
+
+    Workers with nothing else to do take up trials of `ahead` meanwhile; what they finish is in the ledger too.
+    """
     with Ledger() as ledger:
         if ledger_is_on():
             run_ids = _read_back(ledger, trials)
         else:
-            run_ids = {}
+            run_ids, ahead = {}, None  # nobody would read back what was trained ahead
             forget(trials)
         missing = {key: trial for key, trial in trials.items() if key not in run_ids}
         if len(missing) < len(trials):
             print(f"{len(trials) - len(missing)} of {len(trials)} trials are in the ledger already")
-        return run_ids | (_run(ledger, missing) if missing else {})
+        return run_ids | (_run(ledger, missing, ahead or {}) if missing else {})
 
 
 def forget(trials: Trials) -> None:
@@ -128,16 +138,21 @@ def _read_back(ledger: Ledger, trials: Trials) -> dict[str, str]:
     return run_ids
 
 
-def _run(ledger: Ledger, trials: Trials) -> dict[str, str]:
-    recorder = _Recorder(ledger, trials)
+def _run(ledger: Ledger, trials: Trials, ahead: Trials) -> dict[str, str]:
+    done = {key for key in ahead if result_of(key).is_whole() or ledger.find(key)}
+    ahead = {key: trial for key, trial in ahead.items() if key not in done | trials.keys()}
+    recorder = _Recorder(ledger, {**ahead, **trials})
     # A result that an earlier process could not log any more is logged now.
     unlogged = [key for key in trials if result_of(key).is_whole()]
     for key in unlogged:
         recorder.record_at_once(key)
     configs = {key: trial.config for key, trial in trials.items() if key not in unlogged}
-    names, epochs = {key: trials[key].name for key in configs}, {key: config.epochs for key, config in configs.items()}
+    ahead_configs = {key: trial.config for key, trial in ahead.items()}
     try:
-        with TrialProgress(names, epochs) as progress, closing(run_trials(configs)) as events:
+        with (
+            TrialProgress({key: trial.name for key, trial in recorder.trials.items()}, configs, ahead_configs) as progress,
+            closing(run_trials(configs, ahead=ahead_configs)) as events,
+        ):
             for event in events:
                 recorder.record(event)
                 progress.show(event)
@@ -147,6 +162,7 @@ def _run(ledger: Ledger, trials: Trials) -> dict[str, str]:
     except Exception:
         ledger.end_early(recorder.open_runs.values(), "FAILED")
         raise
+    forget(ahead)
     return recorder.finished_runs
 
 
@@ -185,7 +201,7 @@ class _Recorder:
 
 def _log_missing_models(trials: Trials, run_ids: Mapping[str, str]) -> None:
     with Ledger() as ledger:
-        missing = ledger.without_model(run_ids.values())
+        missing = ledger.without_model(run_ids[key] for key in trials)
         weights = {key: result_of(key).weights.resolve() for key in trials}
         models = {run_ids[key]: (trial.config, weights[key]) for key, trial in trials.items() if run_ids[key] in missing}
         if models:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import keras
 import numpy as np
@@ -25,6 +26,8 @@ def compute_deterministically() -> None:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.config.experimental.enable_op_determinism()
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)  # else the first worker would take all of its memory
 
 
 def run_trial(config: TrialConfig, train: Examples, validation: Examples, on_epoch: Callable[[EpochMetrics], None]) -> keras.Sequential:
@@ -39,10 +42,10 @@ def run_trial(config: TrialConfig, train: Examples, validation: Examples, on_epo
     """
     keras.utils.clear_session()
     model = build_model(config, config.seed)
-    train_steps = _build_train_steps(model, build_optimizer(config))
+    train_steps, evaluate = _build_train_steps(model, build_optimizer(config)), _build_evaluation(model)
     for epoch in range(1, config.epochs + 1):
         metrics = _train_epoch(train_steps, train, data_order(config.seed, epoch, len(train.labels)), config.batch_size)
-        metrics |= _evaluate(model, train, validation)
+        metrics |= evaluate(train, validation)
         on_epoch({"epoch": epoch, **metrics})
         if not all(map(math.isfinite, metrics.values())):
             break
@@ -51,7 +54,7 @@ def run_trial(config: TrialConfig, train: Examples, validation: Examples, on_epo
 
 def predict(model: keras.Sequential, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Class probabilities, float32 `(n, 10)`, in inference mode for uint8 images `(n, 32, 32, 3)`."""
-    probabilities: NDArray[np.float32] = _infer_in_batches(model.layers, images).numpy()
+    probabilities: NDArray[np.float32] = _infer_in_batches(partial(_infer, model.layers), images).numpy()
     return probabilities
 
 
@@ -100,38 +103,52 @@ def _group_batches(order: NDArray[np.int64], batch_size: int) -> Iterator[NDArra
         yield order[None, in_whole_batches:]
 
 
-def _evaluate(model: keras.Sequential, train: Examples, validation: Examples) -> EpochMetrics:
+Evaluation = Callable[[Examples, Examples], EpochMetrics]
+
+
+def _build_evaluation(model: keras.Sequential) -> Evaluation:
     # Nothing normalises the first Dense layer's input, and it holds nine tenths of the work: its output is computed once
     # for each image and serves the moving averages and the recalibrated statistics alike.
     first_dense = next(index for index, layer in enumerate(model.layers) if isinstance(layer, keras.layers.Dense))
     stem, rest = model.layers[: first_dense + 1], model.layers[first_dense + 1 : -1]
-    train_labels = train.labels[:TRAIN_EVAL_EXAMPLES]
-    train_features = _infer_in_batches(stem, train.images[:TRAIN_EVAL_EXAMPLES])
-    validation_features = _infer_in_batches(stem, validation.images)
-    metrics = {
-        **_score("val_{}", validation.labels, _infer(rest, validation_features)),
-        **_score("train_eval_{}", train_labels, _infer(rest, train_features)),
-    }
-    batch_normalizations = [layer for layer in rest if isinstance(layer, keras.layers.BatchNormalization)]
-    if batch_normalizations:
-        moving_statistics = [layer.non_trainable_variables for layer in batch_normalizations]
-        kept = [[variable.numpy() for variable in variables] for variables in moving_statistics]
-        _recalibrate(rest, train_features)
-        metrics |= _score("val_{}_recalibrated", validation.labels, _infer(rest, validation_features))
-        for variables, values in zip(moving_statistics, kept, strict=True):
-            for variable, value in zip(variables, values, strict=True):
-                variable.assign(value)
-    return metrics
+    infer_stem = tf.function(partial(_infer, stem), reduce_retracing=True)
+
+    @tf.function
+    def measure(train: tf.Tensor, train_labels: tf.Tensor, validation: tf.Tensor, validation_labels: tf.Tensor) -> dict[str, tf.Tensor]:
+        metrics = {
+            **_score("val_{}", validation_labels, _infer(rest, validation)),
+            **_score("train_eval_{}", train_labels, _infer(rest, train)),
+        }
+        if any(isinstance(layer, keras.layers.BatchNormalization) for layer in rest):
+            metrics |= _score("val_{}_recalibrated", validation_labels, _infer_recalibrated(rest, validation, train))
+        return metrics
+
+    def evaluate(train: Examples, validation: Examples) -> EpochMetrics:
+        train_features = _infer_in_batches(infer_stem, train.images[:TRAIN_EVAL_EXAMPLES])
+        validation_features = _infer_in_batches(infer_stem, validation.images)
+        metrics = measure(train_features, train.labels[:TRAIN_EVAL_EXAMPLES], validation_features, validation.labels)
+        return {name: float(value) for name, value in metrics.items()}
+
+    return evaluate
 
 
-def _recalibrate(layers: Sequence[keras.Layer], features: tf.Tensor) -> None:
-    """Replace every moving average by the mean and (biased) variance over all of `features`, layer after layer."""
+def _infer_recalibrated(layers: Sequence[keras.Layer], features: tf.Tensor, train_features: tf.Tensor) -> tf.Tensor:
+    """Infer with each moving average replaced by the mean and (biased) variance over all of `train_features`."""
     for layer in layers:
+        apply = partial(layer, training=False)
         if isinstance(layer, keras.layers.BatchNormalization):
-            mean, variance = tf.nn.moments(features, axes=[0])
-            layer.moving_mean.assign(mean)
-            layer.moving_variance.assign(variance)
-        features = layer(features, training=False)
+            features, train_features = tf.cast(features, tf.float32), tf.cast(train_features, tf.float32)
+            mean, variance = tf.nn.moments(train_features, axes=[0])
+            apply = partial(
+                tf.nn.batch_normalization,
+                mean=mean,
+                variance=variance,
+                offset=layer.beta,
+                scale=layer.gamma,
+                variance_epsilon=layer.epsilon,
+            )
+        features, train_features = apply(features), apply(train_features)
+    return features
 
 
 def _infer(layers: Sequence[keras.Layer], features: tf.Tensor) -> tf.Tensor:
@@ -140,15 +157,16 @@ def _infer(layers: Sequence[keras.Layer], features: tf.Tensor) -> tf.Tensor:
     return features
 
 
-def _infer_in_batches(layers: Sequence[keras.Layer], images: NDArray[np.uint8]) -> tf.Tensor:
+def _infer_in_batches(infer: Callable[[tf.Tensor], tf.Tensor], images: NDArray[np.uint8]) -> tf.Tensor:
     starts = range(0, len(images), IMAGES_PER_EVALUATION_BATCH)
-    return tf.concat([_infer(layers, tf.constant(images[start : start + IMAGES_PER_EVALUATION_BATCH])) for start in starts], axis=0)
+    return tf.concat([infer(tf.constant(images[start : start + IMAGES_PER_EVALUATION_BATCH])) for start in starts], axis=0)
 
 
-def _score(name: str, labels: NDArray[np.uint8], logits: tf.Tensor) -> EpochMetrics:
+def _score(name: str, labels: tf.Tensor, logits: tf.Tensor) -> dict[str, tf.Tensor]:
     targets = tf.cast(labels, tf.int32)
+    correct, count = tf.cast(_count_correct(targets, logits), tf.float64), tf.cast(tf.size(targets), tf.float64)
     loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
-    return {name.format("loss"): float(loss), name.format("accuracy"): int(_count_correct(targets, logits)) / len(labels)}
+    return {name.format("loss"): loss, name.format("accuracy"): correct / count}
 
 
 def _count_correct(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

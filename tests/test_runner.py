@@ -93,6 +93,29 @@ def test_workers_that_die_before_they_begin_are_replaced(long_trial, trials, pro
     assert sorted(event.key for event in events) == sorted(trials)
 
 
+def test_idle_workers_take_up_trials_ahead_in_order_and_finish_them(long_trial, trials, processed, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIAL_WORKERS", "2")
+    events = list(run_trials({"own": long_trial}, processed, tmp_path / "results", ahead=trials))
+    taken = [event.key for event in events if isinstance(event, Started) and event.key != "own"]
+    assert taken
+    assert taken == list(trials)[: len(taken)]
+    assert {event.key for event in events if isinstance(event, Finished)} == {"own", *taken}
+
+
+def test_a_trial_near_its_end_is_not_made_to_wait_for_one_ahead(long_trial, trials, processed, tmp_path, monkeypatch):
+    """Two trials of the same length end nearly together, and then so does the run."""
+    monkeypatch.setenv("TRIAL_WORKERS", "2")
+    twin = long_trial.model_copy(update={"seed": 1})
+    events = list(run_trials({"first": long_trial, "second": twin}, processed, tmp_path / "results", ahead=trials))
+    assert {event.key for event in events} == {"first", "second"}
+
+
+def test_one_worker_never_works_ahead(trials, processed, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIAL_WORKERS", "1")
+    own = {"baseline-0": trials["baseline-0"]}
+    assert {event.key for event in run_trials(own, processed, tmp_path / "results", ahead=trials)} == {"baseline-0"}
+
+
 def test_leaving_early_stops_the_workers(long_trial, processed, tmp_path):
     events = run_trials({"trial": long_trial}, processed, tmp_path / "results")
     next(events)

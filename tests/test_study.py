@@ -34,6 +34,7 @@ def project(tmp_path, processed, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("DVC_STAGE", "train@batch_norm")
+    monkeypatch.setenv("TRIAL_WORKERS", "1")  # a second worker would work ahead, or not, as its luck is
     shutil.copy(ROOT / "params.yaml", tmp_path)
     change("trial", epochs=2, hidden_units=[16], batch_size=32)
     for name in ("train", "batch_size_grid"):
@@ -134,10 +135,36 @@ def test_logs_at_the_next_start_what_could_not_be_logged(project, monkeypatch):
     kept = [folder.name for folder in (project / ".trials").iterdir() if not folder.name.startswith(".")]
     assert kept
     started = []
-    monkeypatch.setattr(study, "run_trials", lambda configs, run=study.run_trials: (started.extend(configs), run(configs))[1])
+    monkeypatch.setattr(
+        study, "run_trials", lambda configs, run=study.run_trials, **ahead: (started.extend(configs), run(configs, **ahead))[1]
+    )
     run_cell("train", "baseline", {}, project / "results")
     assert not set(kept) & set(started)
     assert sorted(run.info.run_name for run in runs() if run.info.status == "FINISHED") == ["baseline-b32-s0", "baseline-b32-s1"]
+
+
+def test_workers_with_nothing_to_do_train_ahead_what_later_stages_need(project, monkeypatch):
+    monkeypatch.setenv("TRIAL_WORKERS", "3")
+    change("trial", epochs=30)
+    run_cell("train", "baseline", {}, project / "baseline")
+    ahead = [run for run in runs() if run.data.tags["arm"] == "batch_norm"]
+    assert ahead[-1].info.run_name == "batch_norm-b32-s0"  # the first in line was taken up first
+    assert {run.info.status for run in runs()} == {"FINISHED"}
+    assert not (project / ".trials").exists()
+    monkeypatch.setenv("TRIAL_WORKERS", "1")
+    run_cell("train", "batch_norm", {}, project / "ahead")
+    names = [run.info.run_name for run in runs()]
+    assert len(names) == len(set(names))
+    monkeypatch.setenv("TRIAL_LEDGER", "off")
+    run_cell("train", "batch_norm", {}, project / "anew")
+    assert files_of(project / "ahead") == files_of(project / "anew")
+
+
+def test_nothing_is_trained_ahead_when_nobody_would_read_it_back(project, monkeypatch):
+    monkeypatch.setenv("TRIAL_WORKERS", "3")
+    monkeypatch.setenv("TRIAL_LEDGER", "off")
+    run_cell("train", "baseline", {}, project / "results")
+    assert {run.data.tags["arm"] for run in runs()} == {"baseline"}
 
 
 def test_a_new_seed_trains_only_itself(project):
@@ -234,5 +261,5 @@ def test_what_is_edited_while_trials_run_is_not_said_to_have_made_them(project, 
     real = study.trial_key
     monkeypatch.setattr(study, "trial_key", lambda *described: keys.append(real(*described)) or keys[-1])
     run_cell("train", "baseline", {}, project / "results")
-    assert len(keys) == 2  # once for each trial, before any began
-    assert {run.data.tags["trial_key"] for run in runs()} == set(keys)
+    assert len(keys) == 8  # once for each trial of this cell and the three after it, before any began
+    assert {run.data.tags["trial_key"] for run in runs()} == set(keys[:2])

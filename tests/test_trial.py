@@ -76,9 +76,21 @@ def test_recalibration_uses_the_statistics_of_all_training_examples(parameters, 
 def test_measuring_does_not_touch_the_model(parameters, examples):
     model, _ = run(config_of(parameters), examples)
     before = [weight.numpy() for weight in model.weights]
-    trial._evaluate(model, *examples)
+    trial._build_evaluation(model)(*examples)
     for weight, value in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(weight, value)
+
+
+@pytest.mark.parametrize("arm", ["baseline", "batch_norm"])
+def test_in_bfloat16_it_learns_alike_but_not_the_same(parameters, examples, arm):
+    model, coarse = run(config_of(parameters, arm=arm, precision="bfloat16", epochs=10), examples)
+    _, fine = run(config_of(parameters, arm=arm, epochs=10), examples)
+    assert coarse[0].keys() == fine[0].keys()
+    for name, value in fine[0].items():
+        assert coarse[0][name] == pytest.approx(value, abs=0.1), name
+    assert coarse[-1]["loss"] != fine[-1]["loss"]
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    assert trial.predict(model, examples[1].images).dtype == np.float32
 
 
 def test_only_batch_normalization_is_recalibrated(parameters, examples):
