@@ -10,10 +10,11 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 READY := $(VENV)/.ready
+PEERS := .venv-bench
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 # The stamp holds the lock's checksum: the environment is made again when the lock changes, and only then.
 $(READY): requirements.lock
@@ -49,6 +50,22 @@ test: setup ## run the tests
 lint: setup ## check style and types
 	@ruff check . && ruff format --check . && mypy
 
+.PHONY: bench
+bench: setup $(PEERS)/.ready ## measure speed against the notebook, PyTorch, JAX and the floor (about an hour); PARTS=... for some of it
+	@dvc repro preprocess
+	@python -m benchmarks $(PARTS)
+
+.PHONY: bench-quick
+bench-quick: setup ## the same against notebook and floor alone, in two minutes; prints, writes nothing
+	@python -m benchmarks --quick
+
+# PyTorch is not in the lock: which of its builds is right, and so its hash, depends on the machine.
+$(PEERS)/.ready: benchmarks/requirements.lock
+	@rm -rf $(PEERS) && $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r benchmarks/requirements.lock
+	@$(PEERS)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	@touch $@
+
 .PHONY: ui
 ui: setup ## open the MLflow UI over the project's runs, on http://127.0.0.1:5000
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --port $(or $(PORT),5000) --workers 1 \
@@ -57,8 +74,9 @@ ui: setup ## open the MLflow UI over the project's runs, on http://127.0.0.1:500
 .PHONY: lock
 lock: setup ## pin requirements.in anew into requirements.lock
 	@uv pip compile --quiet --universal --no-header --generate-hashes --python-version 3.11 requirements.in -o requirements.lock
+	@uv pip compile --quiet --universal --no-header --generate-hashes --python-version 3.11 benchmarks/requirements.in -o benchmarks/requirements.lock
 
 .PHONY: clean
 clean: ## remove the environment, caches and the demo; keep data, results and runs
-	@rm -rf $(VENV) .demo .trials .mypy_cache .pytest_cache .ruff_cache
-	@find pipeline tests -name __pycache__ -prune -exec rm -rf {} +
+	@rm -rf $(VENV) $(PEERS) .demo .trials .mypy_cache .pytest_cache .ruff_cache
+	@find pipeline tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

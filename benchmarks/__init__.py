@@ -1,0 +1,1 @@
+"""How fast the laboratory is, against what one would use instead and against the floor."""

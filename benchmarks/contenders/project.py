@@ -1,0 +1,90 @@
+"""This project's trial, with the floor under it: its matrix products alone, and its optimizer alone."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+import pipeline.quiet_tensorflow  # noqa: F401  # first
+from benchmarks.protocol import Action, Contender, serve
+from benchmarks.work import CLASSES, HIDDEN_UNITS, Work
+from pipeline import trial
+from pipeline.dataset import Examples
+from pipeline.model import build_model
+from pipeline.optimizer import build_optimizer
+from pipeline.parameters import load_parameters
+from pipeline.trial_config import TrialConfig
+
+
+def build(work: Work) -> Contender:
+    """Build what `run_trial` builds, and train as it does."""
+    trial.compute_deterministically()
+    config = config_of(work)
+    model = build_model(config, config.seed)
+    train_steps, evaluate = trial._build_train_steps(model, build_optimizer(config)), trial._build_evaluation(model)
+    examples = Examples(work.images, work.labels)
+    ten_thousand = Examples(examples.images[:10_000], examples.labels[:10_000])
+
+    def train(order: NDArray[np.int64]) -> float:
+        return trial._train_epoch(train_steps, examples, order, work.batch_size)["loss"]
+
+    actions: dict[str, Action] = {
+        "train": train,
+        "evaluate": lambda _: evaluate(ten_thousand, ten_thousand)["val_loss"],
+        "products": _in_steps(_build_products(work), work),
+        "optimizer": _in_steps(_build_optimizer_pass(config), work),
+    }
+    return (lambda order: order), actions
+
+
+def config_of(work: Work) -> TrialConfig:
+    """Describe the work as a trial; what it does not name stands in params.yaml."""
+    fields = {"batch_size": work.batch_size, "normalization": work.normalization, "precision": work.precision}
+    return load_parameters().trial_config("baseline", fields, seed=0)
+
+
+def _in_steps(function: Callable[[tf.Tensor], tf.Tensor], work: Work) -> Action:
+    return lambda order: float(function(tf.constant(len(order) // work.batch_size)))
+
+
+def _build_products(work: Work) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Multiply all that a training step multiplies: forward, weight gradients, and input gradients but for the first layer."""
+    random = np.random.default_rng(0)
+    sizes = [32 * 32 * 3, *HIDDEN_UNITS, CLASSES]
+    features = [tf.constant(random.normal(size=(work.batch_size, size)), tf.float32) for size in sizes]
+    kernels = [tf.Variable(random.normal(size=shape), dtype=tf.float32) for shape in pairwise(sizes)]
+
+    @tf.function
+    def products(steps: tf.Tensor) -> tf.Tensor:
+        used = tf.constant(0.0)  # a product that nobody uses would not be computed
+        for _ in tf.range(steps):
+            for index, kernel in enumerate(kernels):
+                used += tf.matmul(features[index], kernel)[0, 0]
+                used += tf.matmul(features[index], features[index + 1], transpose_a=True)[0, 0]
+                if index > 0:
+                    used += tf.matmul(features[index + 1], kernel, transpose_b=True)[0, 0]
+        return used
+
+    return products  # type: ignore[no-any-return]
+
+
+def _build_optimizer_pass(config: TrialConfig) -> Callable[[tf.Tensor], tf.Tensor]:
+    variables = build_model(config, config.seed).trainable_variables
+    optimizer = build_optimizer(config)
+    optimizer.build(variables)
+    random = np.random.default_rng(0)
+    gradients = [tf.constant(random.normal(size=variable.shape), tf.float32) for variable in variables]
+
+    @tf.function
+    def passes(steps: tf.Tensor) -> tf.Tensor:
+        for _ in tf.range(steps):
+            optimizer.apply(gradients, variables)
+        return variables[-1][0]
+
+    return passes  # type: ignore[no-any-return]
+
+
+if __name__ == "__main__":
+    serve(build)
