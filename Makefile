@@ -9,7 +9,8 @@ unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME VIRTUAL_ENV
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-READY := $(VENV)/.ready
+LOCK := $(if $(GPU),requirements-gpu.lock,requirements.lock)
+READY := $(VENV)/.ready$(if $(GPU),-gpu)
 PEERS := .venv-bench
 
 .PHONY: help
@@ -17,16 +18,16 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 # The stamp holds the lock's checksum: the environment is made again when the lock changes, and only then.
-$(READY): requirements.lock
+$(READY): $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; run make PYTHON=python3.11 ...")'
-	@if ! sha256sum requirements.lock | cmp -s - $@; then \
-	  set -e; echo "making $(VENV) from requirements.lock (1 to 4 minutes, once)"; \
+	@if ! sha256sum $(LOCK) | cmp -s - $@; then \
+	  set -e; echo "making $(VENV) from $(LOCK) (1 to 4 minutes, once)"; \
 	  rm -rf $(VENV); $(PYTHON) -m venv $(VENV); \
 	  { $(VENV)/bin/pip install --quiet --disable-pip-version-check uv && \
-	    $(VENV)/bin/uv pip install --quiet --system-certs --python $(VENV)/bin/python --require-hashes --compile-bytecode -r requirements.lock; } || \
+	    $(VENV)/bin/uv pip install --quiet --system-certs --python $(VENV)/bin/python --require-hashes --compile-bytecode -r $(LOCK); } || \
 	  { echo "uv did not work here; going on with pip"; \
-	    $(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --compile -r requirements.lock; }; \
-	  sha256sum requirements.lock > $@; \
+	    $(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --compile -r $(LOCK); }; \
+	  sha256sum $(LOCK) > $@; \
 	else touch $@; fi
 
 .PHONY: setup
@@ -72,8 +73,10 @@ ui: setup ## open the MLflow UI over the project's runs, on http://127.0.0.1:500
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
 
 .PHONY: lock
-lock: setup ## pin requirements.in anew into requirements.lock
+lock: setup ## pin the requirements anew into the locks
 	@uv pip compile --quiet --universal --no-header --generate-hashes --python-version 3.11 requirements.in -o requirements.lock
+	@sed -E 's/^tensorflow-cpu==([^ ]*)/tensorflow[and-cuda]==\1/' requirements.in | \
+	  uv pip compile --quiet --universal --no-header --generate-hashes --python-version 3.11 - -o requirements-gpu.lock
 	@uv pip compile --quiet --universal --no-header --generate-hashes --python-version 3.11 benchmarks/requirements.in -o benchmarks/requirements.lock
 
 .PHONY: clean

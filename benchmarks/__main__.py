@@ -2,16 +2,18 @@
 
 import argparse
 import json
+import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from benchmarks import jobs, report, steps
+from benchmarks import floor, jobs, report, steps
 from benchmarks.machine import measure_machine
 from benchmarks.protocol import ROOT
 from benchmarks.ratios import ratios
@@ -22,8 +24,10 @@ from pipeline.errors import PipelineError
 from pipeline.runner import worker_count
 
 RESULTS = ROOT / "benchmarks/results.json"
+OUTPUTS = ("README.md", "benchmarks/README.md", "benchmarks/figures", "benchmarks/results.json")
 REPEATS = 5
 QUICK_REPEATS = 3
+FLOOR_REPEATS = 15
 
 Results = dict[str, Any]
 
@@ -42,9 +46,10 @@ def main() -> None:
         return
     for part in arguments.parts or PARTS:
         print(f"measuring {part}", flush=True)
-        results = _read()
+        results, commit = _read(), _commit()
         PARTS[part](results)
-        _write({**results, "environment": _environment(), "ratios": ratios(results)})
+        measured_at = {**results.get("measured_at", {}), part: commit}
+        _write({**results, "environment": _environment(), "measured_at": measured_at, "ratios": ratios(results)})
     report.main()
 
 
@@ -53,34 +58,34 @@ def _measure_machine(results: Results) -> None:
 
 
 def _measure_steps(results: Results) -> None:
-    measured = _cells(steps.BATCH_SIZES, steps.NORMALIZATIONS, ["project", "notebook", *steps.PEERS], REPEATS)
-    results["steps"], results["floor"] = measured
+    if not steps.PEERS_PYTHON.exists() or shutil.which("g++") is None:
+        raise PipelineError("PyTorch and JAX need .venv-bench and torch.compile a C++ compiler; install g++, then run `make bench`")
+    results["steps"] = []
+    for cell in _cells(steps.BATCH_SIZES):
+        results["steps"] += steps.measure_steps(*cell, ["project", "notebook", *steps.PEERS], REPEATS)
 
 
-def _cells(
-    batch_sizes: tuple[int, ...], normalizations: tuple[str, ...], contenders: list[str], repeats: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    rows, floors = [], []
+def _measure_floor(results: Results) -> None:
+    results["floor"] = [floor.measure_floor(*cell, FLOOR_REPEATS) for cell in _cells(steps.BATCH_SIZES)]
+    results["precision_steps"] = [row for cell in _cells((64,)) for row in floor.measure_precision_steps(*cell, FLOOR_REPEATS)]
+
+
+def _cells(batch_sizes: tuple[int, ...]) -> Iterator[tuple[Path, int, str]]:
+    """Give the folder of arrays with each batch size and normalization."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         steps.write_arrays(Path(folder))
-        for batch_size in batch_sizes:
-            for normalization in normalizations:
-                print(f"  batch size {batch_size}, normalization {normalization}", flush=True)
-                cell = steps.measure_cell(Path(folder), batch_size, normalization, contenders, repeats)
-                rows += cell["steps"]
-                floors.append(cell["floor"])
-    return rows, floors
+        for batch_size, normalization in product(batch_sizes, steps.NORMALIZATIONS):
+            print(f"  batch size {batch_size}, normalization {normalization}", flush=True)
+            yield Path(folder), batch_size, normalization
 
 
 def _measure_notebook(results: Results) -> None:
-    # One after the other, in one run: a machine's speed drifts within the hour.
-    results.setdefault("whole_jobs", {})["notebook"] = jobs.measure_notebook()
-    results["whole_jobs"]["dvc_repro_of_the_same_five"] = jobs.measure_same_five()
+    results.setdefault("whole_jobs", {}).update(jobs.measure_notebook_against_project())
 
 
 def _measure_full_run(results: Results) -> None:
     if "floor" not in results:
-        raise PipelineError("benchmarks/results.json: holds no steps yet, which say how long an evaluation takes; measure steps first")
+        raise PipelineError("benchmarks/results.json: holds no floor yet, which says how long an evaluation takes; measure floor first")
     evaluation = {row["normalization"]: row["evaluation_s"]["median"] for row in results["floor"] if row["batch_size"] == 64}
     measured = jobs.measure_full_repro(evaluation)
     results["precision"] = measured.pop("precision")
@@ -94,6 +99,7 @@ def _measure_growth(results: Results) -> None:
 PARTS: dict[str, Callable[[Results], None]] = {
     "machine": _measure_machine,
     "steps": _measure_steps,
+    "floor": _measure_floor,
     "notebook": _measure_notebook,
     "full_run": _measure_full_run,
     "growth": _measure_growth,
@@ -101,21 +107,26 @@ PARTS: dict[str, Callable[[Results], None]] = {
 
 
 def _print_quick_report() -> None:
-    rows, floor = _cells((64,), ("none", "batch"), ["project", "notebook"], QUICK_REPEATS)
-    print(report.quick_report(rows, floor, ratios({"steps": rows, "floor": floor})))
+    rows, floors = [], []
+    for cell in _cells((64,)):
+        rows += steps.measure_steps(*cell, ["project", "notebook"], QUICK_REPEATS)
+        floors.append(floor.measure_floor(*cell, FLOOR_REPEATS))
+    print(report.quick_report(rows, floors, ratios({"steps": rows, "floor": floors})))
 
 
 def _environment() -> dict[str, Any]:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    peers = subprocess.run(
-        [str(steps.PEERS_PYTHON), "-c", "from importlib.metadata import version as v; print(v('torch'), v('jax'))"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
+    versions = "from importlib.metadata import version as v; print(v('torch'), v('jax'))"
+    peers = subprocess.run([str(steps.PEERS_PYTHON), "-c", versions], capture_output=True, text=True, check=True).stdout.split()
     memory = round(psutil.virtual_memory().total / 1e9, 1)
-    found = {"cores": worker_count(), "memory_gb": memory, "commit": commit, "torch": peers[0], "jax": peers[1]}
+    found = {"cores": worker_count(), "memory_gb": memory, "torch": peers[0], "jax": peers[1]}
     return {**computing_environment(), "dvc": version("dvc"), "mlflow": version("mlflow"), **found}
+
+
+def _commit() -> str:
+    """Name the commit, and say so if more than this benchmark's own outputs differs from it."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    unlike = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ".", *(f":!{output}" for output in OUTPUTS)], cwd=ROOT, check=False)
+    return f"{commit}-dirty" if unlike.returncode else commit
 
 
 def _read() -> Results:

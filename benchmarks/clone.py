@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from ruamel.yaml import YAML
 
 from benchmarks.protocol import ROOT
 from pipeline.parameters import Parameters, load_parameters
+from pipeline.runner import worker_count
 
 # Every `python -m pipeline.…` that DVC starts is noted with its first and last moment.
 CLOCK = """#!/bin/sh
@@ -34,17 +36,18 @@ class Clone:
     """What is committed, in a folder of its own, with a store and a cache of its own."""
 
     root: Path
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(self.root)], check=True)
         shims, self._log = self.root / ".dvc/tmp/clock", self.root / ".dvc/tmp/clock.log"
         shims.mkdir(parents=True)
-        (shims / "python").write_text(CLOCK.format(python=ROOT / ".venv/bin/python", log=self._log))
+        (shims / "python").write_text(CLOCK.format(python=sys.executable, log=self._log))
         (shims / "python").chmod(0o755)
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DVC_", "TRIAL_"))}
-        path = f"{shims}:{ROOT / '.venv/bin'}:{os.environ['PATH']}"
-        self.environment = {**ours, "PATH": path, "DVC_NO_ANALYTICS": "1", **self.environment}
+        path = f"{shims}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        quiet = {"DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        self.environment = {**ours, **quiet, "PATH": path, "TRIAL_WORKERS": str(worker_count())}
 
     def copy_data(self) -> None:
         """Take over the data that the project has fetched and preprocessed."""
@@ -93,10 +96,6 @@ class Clone:
         """How long each epoch of the run took, with its evaluation."""
         client = MlflowClient(f"sqlite:///{self.root}/mlflow.db")
         return [metric.value for metric in client.get_metric_history(run.info.run_id, "epoch_seconds")]
-
-    def remove(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.root)
 
 
 @contextmanager

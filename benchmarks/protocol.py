@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -49,11 +50,12 @@ def _answer(answers: TextIO, message: dict[str, Any]) -> None:
 class Process:
     """A contender that has trained its first step."""
 
-    def __init__(self, python: Path, module: str, work: Work, **environment: str) -> None:
+    def __init__(self, python: Path, module: str, work: Work) -> None:
         command = [str(python), "-m", f"benchmarks.contenders.{module}", work.to_json()]
-        variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        variables = {**os.environ, "PYTHONPATH": str(ROOT)}
         began = time.perf_counter()
-        self._log = (Path(work.folder) / f"{module}.log").open("w+")
+        self._module = module
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, cwd=ROOT, env=variables
         )
@@ -75,7 +77,7 @@ class Process:
         line = self._answers.readline()
         if not line:
             self._log.seek(0)
-            raise RuntimeError(f"{self._log.name}: the contender died: {self._log.read()[-2000:]}")
+            raise RuntimeError(f"contender {self._module} died: {self._log.read()[-2000:]}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 

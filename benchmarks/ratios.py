@@ -26,19 +26,19 @@ def ratios(results: dict[str, Any]) -> dict[str, float]:
 
 
 def _of_steps(steps: list[dict[str, Any]], floor: list[dict[str, Any]]) -> dict[str, float]:
-    rows = [row for row in steps if (row["batch_size"], row["normalization"]) == (BATCH_SIZE, NORMALIZATION)]
+    rows = [row for row in steps if _is_reference(row) and row["same_work"]]
     speed = {(row["contender"], row["processes"]): row["images_per_s"]["median"] for row in rows}
     project = max(value for (name, _), value in speed.items() if name == "project")
     notebook = max(value for (name, _), value in speed.items() if name == "notebook")
     found = {
         "notebook_images_per_s": project / notebook,
         "two_workers_over_one": speed["project", 2] / speed["project", 1],
-        "step_over_floor": next(
-            row["over_floor"]["median"] for row in floor if (row["batch_size"], row["normalization"]) == (BATCH_SIZE, NORMALIZATION)
-        ),
-        "step_over_floor_without_batch_norm": next(
-            (row["over_floor"]["median"] for row in floor if (row["batch_size"], row["normalization"]) == (BATCH_SIZE, "none")), 0.0
-        ),
+        "step_over_floor": next(row["over_floor"]["median"] for row in floor if _is_reference(row)),
+        "step_over_floor_without_batch_norm": next(row["over_floor"]["median"] for row in floor if _is_reference(row, "none")),
     }
     peers = [value for (name, _), value in speed.items() if name in PEERS]
     return found | ({"best_peer_images_per_s": project / max(peers)} if peers else {})
+
+
+def _is_reference(row: dict[str, Any], normalization: str = NORMALIZATION) -> bool:
+    return (row["batch_size"], row["normalization"]) == (BATCH_SIZE, normalization)

@@ -10,9 +10,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedErro
 from matplotlib.figure import Figure
 
 from benchmarks.figures import LABELS, best, by_growth, contender_label, growth, images_per_s, parts, plain
+from pipeline.atomic import replacing
 from pipeline.command import run
 from pipeline.errors import PipelineError
 from pipeline.plotting import draw
+from pipeline.readme import README, replace_between
 from pipeline.report import FIGURES, write_files
 from pipeline.wording import percent
 
@@ -22,6 +24,8 @@ FOLDER = Path("benchmarks")
 RESULTS = FOLDER / "results.json"
 TEMPLATES = Path(__file__).parent / "templates"
 REFERENCE_SIZE = 64
+BEGIN = "<!-- speed: made by python -m benchmarks.report -->"
+END = "<!-- end of speed -->"
 
 
 class Goal(NamedTuple):
@@ -43,13 +47,13 @@ GOALS = {
     "notebook_whole_job": Goal("notebook over project", AT_LEAST, 3.5, "",
         "Seconds of the notebook's five trainings over those of a `dvc repro` of the same five."),
     "best_peer_images_per_s": Goal("project over best peer", AT_LEAST, 1.2, "",
-        "Images/s of all cores at batch 64, with BN, over the best of PyTorch and JAX at its best count of threads and processes."),
+        "Images/s of all cores at batch 64, with BN, over the best of PyTorch and JAX, as one process or one a core."),
     "step_over_floor": Goal("step over floor", AT_MOST, 1.15, "",
         "Step time at batch 64, with BN, one process, over matrix products alone plus one optimizer pass alone."),
     "not_training_share": Goal("share that is not training", AT_MOST, 0.1, "",
         "Everything but training steps in a full `dvc repro`, the evaluation after each epoch included, over the whole."),
     "noop_repro_s": Goal("no-op", AT_MOST, 4, " s", "A `dvc repro` with nothing to do."),
-    "worker_peak_gb": Goal("worker's peak memory", AT_MOST, 1.2, " GB", "Highest resident memory of a worker."),
+    "worker_peak_gb": Goal("worker's peak memory", AT_MOST, 1.2, " GB", "Highest resident memory of a worker, logging models included."),
     "two_workers_over_one": Goal("two workers over one", AT_LEAST, 1.8, "", "Speed of two workers over the speed of one."),
 }  # fmt: skip
 
@@ -57,7 +61,15 @@ GOALS = {
 def main() -> None:
     """Read benchmarks/results.json and write the report beside it."""
     argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__).parse_args()
-    write_files(make_report(read_results(RESULTS)), FOLDER)
+    results = read_results(RESULTS)
+    write_files(make_report(results), FOLDER)
+    with replacing(README) as path:
+        path.write_text(with_speed(README.read_text(encoding="utf-8"), results), encoding="utf-8")
+
+
+def with_speed(readme: str, results: Json) -> str:
+    """Put the headline figures of speed between their markers in the project's README."""
+    return replace_between(readme, BEGIN, END, render(results, "headline.md.jinja"))
 
 
 def read_results(path: Path) -> Json:
@@ -101,16 +113,16 @@ def draw_figures(results: Json) -> dict[str, str]:
     return {f"{FIGURES}/{name}.svg": draw(build, measured) for name, (build, measured) in builders.items() if measured}
 
 
-def render(results: Json) -> str:
-    """Fill the template; a name that nothing defines is an error."""
+def render(results: Json, template: str = "README.md.jinja") -> str:
+    """Fill a template; a name that nothing defines is an error."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - Markdown
     )  # fmt: skip
     environment.filters |= {"plain": plain, "cell": cell, "setup": setup, "contender": contender_label, "percent": percent}
     environment.globals |= {"best": best, "rounds": rounds(results), "goals": GOALS, "labels": LABELS, "reference_size": REFERENCE_SIZE}
-    names = dict.fromkeys(("machine", "steps", "floor", "whole_jobs", "growth", "precision"), None)
-    return environment.get_template("README.md.jinja").render({**names, **results, "by_growth": by_growth(results.get("growth") or [])})
+    names = dict.fromkeys(("machine", "steps", "floor", "whole_jobs", "growth", "precision", "precision_steps"), None)
+    return environment.get_template(template).render({**names, **results, "by_growth": by_growth(results.get("growth") or [])})
 
 
 def cell(measured: Json | float | None) -> str:

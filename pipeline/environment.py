@@ -18,7 +18,7 @@ def computing_environment() -> dict[str, str]:
     variables = {
         name: value for name, value in sorted(os.environ.items()) if name in KERNEL_VARIABLES or name.startswith(KERNEL_VARIABLE_FAMILIES)
     }
-    return {"python": platform.python_version(), **packages, **_processor(), **variables}
+    return {"python": platform.python_version(), **packages, **_processor(), **_gpus(), **variables}
 
 
 def _processor() -> dict[str, str]:
@@ -32,6 +32,17 @@ def _processor() -> dict[str, str]:
     named = [f"{name} {fields[key]}" for name, key in [("family", "cpu family"), ("model", "model")] if key in fields]
     instructions = sorted(flag for flag in fields.get("flags", "").split() if flag.startswith(VECTOR_INSTRUCTIONS))
     return {"cpu": " ".join([fields.get("vendor_id", platform.machine()), *named]), "instructions": " ".join(instructions)}
+
+
+def _gpus(driver: Path = Path("/proc/driver/nvidia")) -> dict[str, str]:
+    """Model of each GPU and the driver that compiles for it; nothing where there is none."""
+    models = [
+        line.partition(":")[2].strip()
+        for information in sorted(driver.glob("gpus/*/information"))
+        for line in information.read_text(encoding="utf-8").splitlines()
+        if line.startswith("Model:")
+    ]
+    return {"gpu": ", ".join(models), "gpu_driver": (driver / "version").read_text(encoding="utf-8").split("\n")[0]} if models else {}
 
 
 def _version(package: str) -> str:

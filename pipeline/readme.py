@@ -52,18 +52,27 @@ def with_results(readme: str, metrics: dict[str, Any]) -> str:
     """Put the headline results between the README's two markers.
 
     Raises:
-        PipelineError: the markers are not there, once each and in order, or `metrics` lacks a headline figure.
+        PipelineError: the markers are not there, or `metrics` lacks a headline figure.
     """
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end) or BEGIN in rest or END in before + after:
-        raise PipelineError(f"{README}: should have the lines '{BEGIN}' and '{END}', once each; put them where the results belong")
     try:
         difference = metrics[f"{TRAIN}_differences"][f"{BATCH_NORM}_minus_{BASELINE}"]
         results = render("readme.md", metrics=metrics, difference=difference)
     except (KeyError, UndefinedError) as error:
         raise PipelineError(f"{METRICS}: lacks {error}; run `dvc repro --force report`") from None
-    return f"{before}{BEGIN}\n{results.strip()}\n{END}{after}"
+    return replace_between(readme, BEGIN, END, results)
+
+
+def replace_between(readme: str, begin: str, end: str, block: str) -> str:
+    """Put a block of Markdown between two marker lines of the README.
+
+    Raises:
+        PipelineError: the markers are not there, once each and in order.
+    """
+    before, found_begin, rest = readme.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not (found_begin and found_end) or begin in rest or end in before + after:
+        raise PipelineError(f"{README}: should have the lines '{begin}' and '{end}', once each; put them where the block belongs")
+    return f"{before}{begin}\n{block.strip()}\n{end}{after}"
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -88,10 +88,10 @@ def run_trials(
 ) -> Generator[Event, None, None]:
     """Run the trials, given by key, each in one thread of a worker process, and yield events until all have ended.
 
-    While one of them is still in its first half, workers that would be idle take up trials of `ahead`, in order, and
-    finish what they took up.
+    Workers that would be idle meanwhile take up trials of `ahead`, in order, as long as one of `trials` has more than half
+    as much before it, and finish what they took up.
 
-    A trial whose worker dies is run again, up to three times in all; the others are not disturbed.
+    A trial whose worker dies is run again, up to three times in all, but not one of `ahead`; the others are not disturbed.
     Closing the iterator stops the workers.
 
     Raises:
@@ -99,14 +99,15 @@ def run_trials(
     """
     known = {**(ahead or {}), **trials}
     waiting = [key for key in known if key not in trials]
+    attempts = {key: ATTEMPTS if key in trials else 1 for key in known}
     failed: list[str] = []
-    with closing(_Crew(known, processed.resolve(), results.resolve())) as crew:
+    with closing(_Crew(known, attempts, processed.resolve(), results.resolve())) as crew:
         for key in trials:
             crew.take_up(key)
         while crew.busy:
-            # Later than half-way, the others would soon wait for what was taken up.
-            while waiting and crew.has_idle_worker and any(crew.is_in_first_half(key) for key in trials):
-                crew.take_up(waiting.pop(0))
+            while crew.has_idle_worker and (fitting := [key for key in waiting if crew.has_time_for(key, trials)]):
+                waiting.remove(fitting[0])
+                crew.take_up(fitting[0])
             event = crew.next_event()
             if event is not None:
                 yield event
@@ -121,15 +122,16 @@ def run_trials(
 class _Crew:
     """Worker processes and the trials that they have taken up."""
 
-    def __init__(self, trials: Mapping[str, TrialConfig], processed: Path, results: Path) -> None:
+    def __init__(self, trials: Mapping[str, TrialConfig], attempts: Mapping[str, int], processed: Path, results: Path) -> None:
         self._trials = trials
+        self._attempts_left = Counter(attempts)
         self._folders = processed, results  # absolute: the fork server stays in the folder where it started
         self._context = _warm_context()
         self._receiver, self._sender = self._context.Pipe(duplex=False)
         self._workers = min(worker_count(), max(1, len(trials)))
         self._pool = self._open_pool()
         self._pending: dict[Future[None], str] = {}
-        self._attempts, self._epochs_done = Counter[str](), Counter[str]()
+        self._epochs_done = Counter[str]()
 
     @property
     def busy(self) -> bool:
@@ -139,11 +141,16 @@ class _Crew:
     def has_idle_worker(self) -> bool:
         return len(self._pending) < self._workers
 
-    def is_in_first_half(self, key: str) -> bool:
-        return key in self._pending.values() and 2 * self._epochs_done[key] < self._trials[key].epochs
+    def has_time_for(self, key: str, others: Collection[str]) -> bool:
+        """Whether one of the others has more than half as many steps before it: with fewer, they would soon wait for this one."""
+        return any(2 * self._steps_left(other) > self._steps_left(key) for other in self._pending.values() if other in others)
+
+    def _steps_left(self, key: str) -> float:
+        """Number of steps, up to a factor that all trials share: the number of training examples."""
+        return (self._trials[key].epochs - self._epochs_done[key]) / self._trials[key].batch_size
 
     def take_up(self, key: str) -> None:
-        self._attempts[key] += 1
+        self._attempts_left[key] -= 1
         self._epochs_done[key] = 0
         if not self._pool.active:  # a worker died before it had taken up a trial
             self._pool = self._open_pool()
@@ -164,7 +171,7 @@ class _Crew:
         reason = _why_it_died(ended)
         if reason is None:
             return Finished(key, result_of(key, self._folders[1]))
-        return Interrupted(key, reason, gives_up=self._attempts[key] == ATTEMPTS)
+        return Interrupted(key, reason, gives_up=self._attempts_left[key] == 0)
 
     def close(self) -> None:
         self._pool.stop()

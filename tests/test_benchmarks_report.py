@@ -8,6 +8,7 @@ import pytest
 from benchmarks import report
 from pipeline.command import run
 from pipeline.errors import PipelineError
+from tests.conftest import ROOT
 
 SIZES = [8, 32, 64, 128, 512]
 PEER = [(2, 1), (1, 2)]
@@ -20,7 +21,7 @@ SECTIONS = {
     "floor": "## Above the floor",
     "whole_jobs": "## Whole jobs",
     "growth": "## Growth",
-    "precision": "## Precision",
+    "precision_steps": "## Precision",
 }
 
 
@@ -39,7 +40,7 @@ def step(contender, batch_size, normalization, processes, threads):
 
 def floor(batch_size, normalization):
     times = {"products_ms": spread(batch_size / 20), "optimizer_ms": spread(2.5), "step_ms": spread(batch_size / 18 + 3)}
-    return {"batch_size": batch_size, "normalization": normalization, **times, "over_floor": spread(1.17)}
+    return {"batch_size": batch_size, "normalization": normalization, **times, "over_floor": spread(1.17), "evaluation_s": spread(0.45)}
 
 
 def whole_jobs():
@@ -57,16 +58,18 @@ def whole_jobs():
 def make_results():
     packages = {"python": "3.11.9", "tensorflow-cpu": "2.18.0", "keras": "3.8.0", "numpy": "2.0.2", "torch": "2.6.0", "jax": "0.5.0"}
     return {
-        "environment": {**packages, "cpu": "A CPU", "instructions": "AVX-512", "cores": 2, "memory_gb": 23.4, "commit": "abc1234"},
+        "environment": {**packages, "cpu": "A CPU", "instructions": "AVX-512", "cores": 2, "memory_gb": 23.4},
+        "measured_at": {"steps": "abc1234", "growth": "def5678-dirty"},
         "machine": {"gemm_gflops": {"1": spread(70.0), "2": spread(130.0)}, "memory_copy_gb_per_s": {"1": spread(8.0), "2": spread(11.0)}},
         "steps": [step(name, *cell, *way) for cell in CELLS for name, ways in SETUPS.items() for way in ways],
         "floor": [floor(*cell) for cell in CELLS],
         "whole_jobs": whole_jobs(),
         "growth": [{"what": what, "value": value, "seconds": curve[value]} for what, curve in GROWTH.items() for value in curve],
         "precision": [
-            {"precision": name, "normalization": "batch", "step_ms": spread(5.0), "val_accuracy": {"mean": 0.4983, "sd": 0.004, "n": 7}}
+            {"precision": name, "arm": "batch_norm", "val_accuracy": {"mean": 0.4983, "sd": 0.004, "n": 7}}
             for name in ("float32", "bfloat16")
         ],
+        "precision_steps": [{"precision": "bfloat16", "normalization": "batch", "step_ms": spread(3.5)}],
         "ratios": {
             "notebook_whole_job": 3.6, "best_peer_images_per_s": 1.1, "step_over_floor": 1.15, "not_training_share": 0.25,
             "noop_repro_s": 2.1, "worker_peak_gb": 1.2504, "two_workers_over_one": 1.85,
@@ -97,6 +100,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["report"])
     (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "README.md").write_text(f"Before.\n{report.BEGIN}\nold\n{report.END}\nAfter.\n")
     return tmp_path / "benchmarks"
 
 
@@ -140,8 +144,32 @@ def test_the_environment_and_the_rounds_are_told(results):
     text = readme(results)
     assert "Measured on A CPU (AVX-512), 2 cores, 23.4 GB, with Python 3.11.9" in text
     assert "torch 2.6.0" in text
-    assert "at commit abc1234" in text
+    assert "at commit def5678-dirty (growth), abc1234 (steps)" in text
     assert "over 3 to 5 rounds" in text
+
+
+def test_the_projects_readme_tells_the_headline_figures(results):
+    text = report.with_speed(f"Before.\n{report.BEGIN}\nold\n{report.END}\nAfter.\n", results)
+    assert text.startswith("Before.\n")
+    assert text.endswith("\nAfter.\n")
+    assert "old" not in text
+    for figure in ("13.3 minutes", "take 3.60 times", "takes 1.15 times", "1.10 times as many", "takes 2.10 s"):
+        assert figure in text
+
+
+def test_the_committed_report_is_made_from_the_committed_results():
+    committed = report.read_results(ROOT / "benchmarks/results.json")
+    for name, text in report.make_report(committed).items():
+        assert (ROOT / "benchmarks" / name).read_text() == text, name
+    readme = (ROOT / "README.md").read_text()
+    assert report.with_speed(readme, committed) == readme
+
+
+def test_a_short_run_is_told_in_markdown(results):
+    cell = [step for step in results["steps"] if step["batch_size"] == 64]
+    text = report.quick_report(cell, results["floor"][4:6], {"step_over_floor": 1.17})
+    assert "| this project | BN | 2×1 |" in text
+    assert "- step over floor: 1.17" in text
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -216,7 +244,7 @@ def test_growth_tells_the_cost_of_a_unit(results):
 
 
 def test_precision_shows_accuracy_with_its_spread(results):
-    assert "| BN | bfloat16 | 5.00 (4.80–5.25) | 49.8\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.4\N{NO-BREAK SPACE}% | 7 |" in readme(results)
+    assert "| batch norm | bfloat16 | 49.8\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.4\N{NO-BREAK SPACE}% | 7 |" in readme(results)
 
 
 def test_tables_have_as_many_cells_in_every_row(results):

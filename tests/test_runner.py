@@ -102,12 +102,25 @@ def test_idle_workers_take_up_trials_ahead_in_order_and_finish_them(long_trial, 
     assert {event.key for event in events if isinstance(event, Finished)} == {"own", *taken}
 
 
-def test_a_trial_near_its_end_is_not_made_to_wait_for_one_ahead(long_trial, trials, processed, tmp_path, monkeypatch):
+def test_a_trial_near_its_end_is_not_made_to_wait_for_one_ahead(long_trial, processed, tmp_path, monkeypatch):
     """Two trials of the same length end nearly together, and then so does the run."""
     monkeypatch.setenv("TRIAL_WORKERS", "2")
-    twin = long_trial.model_copy(update={"seed": 1})
-    events = list(run_trials({"first": long_trial, "second": twin}, processed, tmp_path / "results", ahead=trials))
+    twin, equally_long = (long_trial.model_copy(update={"seed": seed}) for seed in (1, 2))
+    events = list(run_trials({"first": long_trial, "second": twin}, processed, tmp_path / "results", ahead={"ahead": equally_long}))
     assert {event.key for event in events} == {"first", "second"}
+
+
+def test_a_trial_ahead_whose_worker_dies_is_left_to_its_own_stage(long_trial, processed, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIAL_WORKERS", "2")
+    ahead = {"ahead": long_trial.model_copy(update={"seed": 1})}
+    events, killed = [], False
+    for event in run_trials({"own": long_trial}, processed, tmp_path / "results", ahead=ahead):
+        events.append(event)
+        if isinstance(event, EpochEnded) and event.key == "ahead" and not killed:
+            kill_workers()
+            killed = True
+    assert [event.gives_up for event in events if isinstance(event, Interrupted) and event.key == "ahead"] == [True]
+    assert {event.key for event in events if isinstance(event, Finished)} == {"own"}
 
 
 def test_one_worker_never_works_ahead(trials, processed, tmp_path, monkeypatch):

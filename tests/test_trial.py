@@ -125,6 +125,17 @@ def test_a_batch_larger_than_the_data_is_the_whole_data(parameters, examples):
     assert len(history) == 2
 
 
+def test_several_workers_can_share_a_gpu(monkeypatch):
+    """Each takes memory as it needs it; by default TensorFlow's first process takes all."""
+    growing = []
+    monkeypatch.setattr(trial.tf.config, "list_physical_devices", lambda kind: [f"{kind}:0", f"{kind}:1"])
+    monkeypatch.setattr(trial.tf.config.experimental, "set_memory_growth", lambda device, grows: growing.append((device, grows)))
+    for name in ("set_intra_op_parallelism_threads", "set_inter_op_parallelism_threads"):
+        monkeypatch.setattr(trial.tf.config.threading, name, lambda _: None)  # fixed once TensorFlow has computed
+    trial.compute_deterministically()
+    assert growing == [("GPU:0", True), ("GPU:1", True)]
+
+
 def test_learns_what_can_be_learned(parameters, examples):
     _, history = run(config_of(parameters, epochs=30), examples)
     assert history[-1]["val_accuracy_recalibrated"] > 0.9

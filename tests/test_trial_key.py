@@ -2,6 +2,7 @@ import shutil
 
 import pytest
 
+from pipeline import environment
 from pipeline import trial_key as module
 from pipeline.trial_key import code_fingerprint, imported_modules, trial_key
 
@@ -26,6 +27,20 @@ def test_equal_trials_have_equal_keys(config):
 @pytest.mark.parametrize("change", [{"seed": 1}, {"learning_rate": 0.01}, {"hidden_units": [512, 256]}, {"kernel_gain": 1.5}])
 def test_another_configuration_has_another_key(config, change):
     assert trial_key(config.model_copy(update=change), "0" * 32) != trial_key(config, "0" * 32)
+
+
+def test_each_gpu_and_its_driver_are_part_of_the_key(config, tmp_path, monkeypatch):
+    """As NVIDIA's driver describes them under /proc; a machine without one has no such folder."""
+    assert environment._gpus(tmp_path) == {}
+    for slot, model in (("0000:01:00.0", "NVIDIA A100"), ("0000:02:00.0", "NVIDIA L4")):
+        (tmp_path / "gpus" / slot).mkdir(parents=True)
+        (tmp_path / "gpus" / slot / "information").write_text(f"Model: \t\t {model}\nIRQ:   \t\t 42\n")
+    (tmp_path / "version").write_text("NVRM version: 580.1\nGCC version: 12\n")
+    found = environment._gpus(tmp_path)
+    assert found == {"gpu": "NVIDIA A100, NVIDIA L4", "gpu_driver": "NVRM version: 580.1"}
+    before = trial_key(config, "0" * 32)
+    monkeypatch.setattr(environment, "_gpus", lambda: found)
+    assert trial_key(config, "0" * 32) != before
 
 
 def test_other_data_have_another_key(config):

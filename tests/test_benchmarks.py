@@ -1,0 +1,99 @@
+"""The benchmark's own parts, on a small size of work."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import floor, steps
+from benchmarks.measure import spread
+from benchmarks.protocol import Process
+from benchmarks.ratios import ratios
+from benchmarks.work import Work
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def folder(tmp_path, examples, monkeypatch):
+    train, _ = examples
+    np.save(tmp_path / "images.npy", train.images)
+    np.save(tmp_path / "labels.npy", train.labels)
+    np.savez(tmp_path / "kernels.npz", **steps._initial_kernels())
+    monkeypatch.setattr(steps, "MAXIMUM_IMAGES", 192)
+    return tmp_path
+
+
+def test_project_and_notebook_do_the_same_work_and_are_timed(folder, monkeypatch):
+    monkeypatch.setenv("TRIAL_WORKERS", "2")
+    rows = steps.measure_steps(folder, 32, "batch", ["project", "notebook"], repeats=1)
+    assert [(row["contender"], row["processes"], row["threads"]) for row in rows] == [
+        ("project", 1, 1),
+        ("project", 2, 1),
+        ("notebook", 1, 2),
+    ]
+    assert all(row["same_work"] for row in rows), [row["losses"] for row in rows]
+    for row in rows:
+        assert row["images_per_s"]["median"] == pytest.approx(row["processes"] * 32 / row["step_ms"]["median"] * 1e3, rel=0.5)
+        assert 0.1 < row["peak_memory_gb"] < 10
+        assert row["first_step_s"] > row["step_ms"]["median"] / 1e3
+
+
+def test_the_floor_is_below_the_step(folder):
+    measured = floor.measure_floor(folder, 32, "batch", repeats=5)
+    assert measured["over_floor"]["n"] == 5
+    assert measured["over_floor"]["max"] > 1
+    assert measured["evaluation_s"]["min"] > 0
+
+
+def test_other_work_is_noticed(folder):
+    rows = [{"value": loss} for loss in (2.0, 1.5)]
+    work, setup = Work(str(folder), 32, "none", 192, 1), steps.Setup("notebook", 1, 2)
+    answer = {"seconds": 1.0, "peak_gb": 1.0}
+    process = type("Done", (), {"first_step_seconds": 1.0})()
+    losses = [row["value"] for row in rows]
+    assert steps._row(work, setup, [process], [[answer]], losses, [2.001, 1.499])["same_work"]
+    assert not steps._row(work, setup, [process], [[answer]], losses, [2.0, 1.4])["same_work"]
+
+
+def test_a_contender_that_dies_says_why(folder):
+    (folder / "kernels.npz").unlink()
+    with pytest.raises(RuntimeError, match=r"kernels\.npz"):
+        Process(steps.PROJECT_PYTHON, "notebook", Work(str(folder), 32, "none", 192, 1))
+
+
+def step(contender, processes, images_per_s):
+    return {
+        "contender": contender,
+        "processes": processes,
+        "batch_size": 64,
+        "normalization": "batch",
+        "images_per_s": spread([images_per_s]),
+        "same_work": contender != "pytorch_eager",
+    }
+
+
+def test_ratios_are_of_medians_and_of_the_best_set_up():
+    speeds = [("project", 1, 100), ("project", 2, 180), ("notebook", 1, 60), ("jax_scan", 2, 150), ("jax_scan", 1, 120)]
+    steps_measured = [step(*speed) for speed in [*speeds, ("pytorch_eager", 2, 999)]]
+    floors = [{"batch_size": 64, "normalization": name, "over_floor": spread([value])} for name, value in (("none", 1.1), ("batch", 1.3))]
+    parts = {"training": 60.0, "evaluation each epoch": 20.0, "DVC": 20.0}
+    jobs = {
+        "notebook": {"scaled_s": 700.0},
+        "dvc_repro_of_the_same_five": {"seconds": 200.0},
+        "full_repro": {"seconds": 100.0, "parts": parts, "worker_peak_gb": 1.1},
+        "noop_repro_s": spread([2.0, 3.0, 9.0]),
+    }
+    assert ratios({"steps": steps_measured, "floor": floors, "whole_jobs": jobs}) == pytest.approx(
+        {
+            "notebook_whole_job": 3.5, "best_peer_images_per_s": 1.2, "step_over_floor": 1.3, "step_over_floor_without_batch_norm": 1.1,
+            "not_training_share": 0.4, "neither_training_nor_evaluation_share": 0.2, "noop_repro_s": 3.0, "worker_peak_gb": 1.1,
+            "two_workers_over_one": 1.8, "notebook_images_per_s": 3.0,
+        }
+    )  # fmt: skip
+
+
+def test_the_committed_results_hold_every_ratio_and_the_same_work():
+    results = json.loads((ROOT / "benchmarks/results.json").read_text())
+    assert results["ratios"] == pytest.approx(ratios(results))
+    assert len(results["ratios"]) == 10
+    assert all(row["same_work"] for row in results["steps"])
