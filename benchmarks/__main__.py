@@ -87,22 +87,25 @@ def _measure_full_run(results: Results) -> None:
     if "floor" not in results:
         raise PipelineError("benchmarks/results.json: holds no floor yet, which says how long an evaluation takes; measure floor first")
     evaluation = {row["normalization"]: row["evaluation_s"]["median"] for row in results["floor"] if row["batch_size"] == 64}
-    measured = jobs.measure_full_repro(evaluation)
-    results["precision"] = measured.pop("precision")
-    results.setdefault("whole_jobs", {}).update(measured)
+    results.setdefault("whole_jobs", {}).update(jobs.measure_full_repro(evaluation))
 
 
 def _measure_growth(results: Results) -> None:
     results["growth"] = jobs.measure_growth()
 
 
+def _measure_precision(results: Results) -> None:
+    results["precision"] = jobs.measure_precision()
+
+
 PARTS: dict[str, Callable[[Results], None]] = {
     "machine": _measure_machine,
     "steps": _measure_steps,
     "floor": _measure_floor,
-    "notebook": _measure_notebook,
     "full_run": _measure_full_run,
+    "notebook": _measure_notebook,
     "growth": _measure_growth,
+    "precision": _measure_precision,
 }
 
 

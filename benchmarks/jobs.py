@@ -68,22 +68,7 @@ def measure_full_repro(evaluation_seconds: dict[str, float]) -> dict[str, Any]:
         parts = _take_apart(clone, seconds, evaluation_seconds)
         noop = [clone.seconds("dvc", "repro") for _ in range(NOOP_REPEATS)]
         full = {"seconds": seconds, "trials": len(clone.trial_runs()), "parts": parts, "worker_peak_gb": peak[0]}
-        return {"full_repro": full, "noop_repro_s": spread(noop), "precision": _measure_precision(clone)}
-
-
-def _measure_precision(clone: Clone) -> list[dict[str, Any]]:
-    """Train `train`'s arms in bfloat16 too, and set validation over seeds side by side."""
-    rows = _precision_rows(clone, "float32")
-    clone.change("trial", "precision", to="bfloat16")
-    clone.seconds("dvc", "repro", "train")
-    return rows + _precision_rows(clone, "bfloat16")
-
-
-def _precision_rows(clone: Clone, precision: str) -> list[dict[str, Any]]:
-    results = {
-        folder.name: json.loads((folder / "metrics.json").read_text()) for folder in sorted((clone.root / "results/train").iterdir())
-    }
-    return [{"arm": arm, "precision": precision, "val_accuracy": metrics["val_accuracy"]} for arm, metrics in results.items()]
+        return {"full_repro": full, "noop_repro_s": spread(noop)}
 
 
 def _take_apart(clone: Clone, seconds: float, evaluation_seconds: dict[str, float]) -> dict[str, float]:
@@ -129,3 +114,14 @@ def _growth() -> Iterator[tuple[str, int, int, int]]:
     yield from (("seeds", seeds * cores, 2, cores) for seeds in (1, 2, 4))
     yield from (("epochs", cores, epochs, cores) for epochs in (2, 4, 8))
     yield from (("workers", 2 * cores, 4, workers) for workers in sorted({1, 2, cores}) if workers <= cores)
+
+
+def measure_precision() -> list[dict[str, Any]]:
+    """Train `train`'s arms in bfloat16 too, and set validation over seeds beside the committed results in float32."""
+    committed = json.loads((ROOT / "reports/metrics.json").read_text())["train"]
+    with _clone() as clone:
+        clone.change("trial", "precision", to="bfloat16")
+        clone.seconds("dvc", "repro", "train")
+        trained = {arm: json.loads((clone.root / f"results/train/{arm}/metrics.json").read_text()) for arm in committed}
+    measured = {"float32": {arm: committed[arm]["final"] for arm in committed}, "bfloat16": trained}
+    return [{"arm": arm, "precision": name, "val_accuracy": measured[name][arm]["val_accuracy"]} for name in measured for arm in committed]
