@@ -67,7 +67,6 @@ def _measure_steps(results: Results) -> None:
 
 def _measure_floor(results: Results) -> None:
     results["floor"] = [floor.measure_floor(*cell, FLOOR_REPEATS) for cell in _cells(steps.BATCH_SIZES)]
-    results["precision_steps"] = [row for cell in _cells((64,)) for row in floor.measure_precision_steps(*cell, FLOOR_REPEATS)]
 
 
 def _cells(batch_sizes: tuple[int, ...]) -> Iterator[tuple[Path, int, str]]:
@@ -95,6 +94,7 @@ def _measure_growth(results: Results) -> None:
 
 
 def _measure_precision(results: Results) -> None:
+    results["precision_steps"] = [row for cell in _cells((64,)) for row in floor.measure_precision_steps(*cell, FLOOR_REPEATS)]
     results["precision"] = jobs.measure_precision()
 
 
