@@ -26,8 +26,9 @@ from pipeline.runner import worker_count
 RESULTS = ROOT / "benchmarks/results.json"
 OUTPUTS = ("README.md", "benchmarks/README.md", "benchmarks/figures", "benchmarks/results.json")
 REPEATS = 5
-QUICK_REPEATS = 3
 FLOOR_REPEATS = 15
+QUICK_REPEATS = 2
+QUICK_FLOOR_REPEATS = 5
 
 Results = dict[str, Any]
 
@@ -113,7 +114,7 @@ def _print_quick_report() -> None:
     rows, floors = [], []
     for cell in _cells((64,)):
         rows += steps.measure_steps(*cell, ["project", "notebook"], QUICK_REPEATS)
-        floors.append(floor.measure_floor(*cell, FLOOR_REPEATS))
+        floors.append(floor.measure_floor(*cell, QUICK_FLOOR_REPEATS))
     print(report.quick_report(rows, floors, ratios({"steps": rows, "floor": floors})))
 
 
