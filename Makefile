@@ -52,7 +52,7 @@ lint: setup ## check style and types
 	@ruff check . && ruff format --check . && mypy
 
 .PHONY: bench
-bench: setup $(PEERS)/.ready ## measure speed against the notebook, PyTorch, JAX and the floor (about an hour); PARTS=... for some of it
+bench: setup $(PEERS)/.ready ## measure speed against the notebook, PyTorch, JAX and the floor (over an hour); PARTS=... for some of it
 	@dvc repro preprocess
 	@python -m benchmarks $(PARTS)
 

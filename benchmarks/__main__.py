@@ -23,7 +23,6 @@ from pipeline.environment import computing_environment
 from pipeline.errors import PipelineError
 from pipeline.runner import worker_count
 
-RESULTS = ROOT / "benchmarks/results.json"
 OUTPUTS = ("README.md", "benchmarks/README.md", "benchmarks/figures", "benchmarks/results.json")
 REPEATS = 5
 FLOOR_REPEATS = 15
@@ -45,9 +44,13 @@ def main() -> None:
     if arguments.quick:
         _print_quick_report()
         return
+    if not steps.PEERS_PYTHON.exists():
+        raise PipelineError(
+            ".venv-bench: not found, where PyTorch and JAX stand; run `make bench`, which makes it (PARTS=... for some parts)"
+        )
     for part in arguments.parts or PARTS:
         print(f"measuring {part}", flush=True)
-        results, commit = _read(), _commit()
+        results, commit = report.read_results(report.RESULTS) if report.RESULTS.exists() else {}, _commit()
         PARTS[part](results)
         measured_at = {**results.get("measured_at", {}), part: commit}
         _write({**results, "environment": _environment(), "measured_at": measured_at, "ratios": ratios(results)})
@@ -59,8 +62,8 @@ def _measure_machine(results: Results) -> None:
 
 
 def _measure_steps(results: Results) -> None:
-    if not steps.PEERS_PYTHON.exists() or shutil.which("g++") is None:
-        raise PipelineError("PyTorch and JAX need .venv-bench and torch.compile a C++ compiler; install g++, then run `make bench`")
+    if shutil.which("g++") is None:
+        raise PipelineError("g++: not found, and torch.compile needs it; install it and run `make bench` again")
     results["steps"] = []
     for cell in _cells(steps.BATCH_SIZES):
         results["steps"] += steps.measure_steps(*cell, ["project", "notebook", *steps.PEERS], REPEATS)
@@ -86,7 +89,9 @@ def _measure_notebook(results: Results) -> None:
 def _measure_full_run(results: Results) -> None:
     if "floor" not in results:
         raise PipelineError("benchmarks/results.json: holds no floor yet, which says how long an evaluation takes; measure floor first")
-    evaluation = {row["normalization"]: row["evaluation_s"]["median"] for row in results["floor"] if row["batch_size"] == 64}
+    evaluation = {
+        row["normalization"]: row["evaluation_s"]["median"] for row in results["floor"] if row["batch_size"] == steps.REFERENCE_BATCH_SIZE
+    }
     results.setdefault("whole_jobs", {}).update(jobs.measure_full_repro(evaluation))
 
 
@@ -95,7 +100,9 @@ def _measure_growth(results: Results) -> None:
 
 
 def _measure_precision(results: Results) -> None:
-    results["precision_steps"] = [row for cell in _cells((64,)) for row in floor.measure_precision_steps(*cell, FLOOR_REPEATS)]
+    results["precision_steps"] = [
+        row for cell in _cells((steps.REFERENCE_BATCH_SIZE,)) for row in floor.measure_precision_steps(*cell, FLOOR_REPEATS)
+    ]
     results["precision"] = jobs.measure_precision()
 
 
@@ -112,7 +119,7 @@ PARTS: dict[str, Callable[[Results], None]] = {
 
 def _print_quick_report() -> None:
     rows, floors = [], []
-    for cell in _cells((64,)):
+    for cell in _cells((steps.REFERENCE_BATCH_SIZE,)):
         rows += steps.measure_steps(*cell, ["project", "notebook"], QUICK_REPEATS)
         floors.append(floor.measure_floor(*cell, QUICK_FLOOR_REPEATS))
     print(report.quick_report(rows, floors, ratios({"steps": rows, "floor": floors})))
@@ -133,12 +140,8 @@ def _commit() -> str:
     return f"{commit}-dirty" if unlike.returncode else commit
 
 
-def _read() -> Results:
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-
-
 def _write(results: Results) -> None:
-    with replacing(RESULTS) as temporary:
+    with replacing(report.RESULTS) as temporary:
         temporary.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
 
 

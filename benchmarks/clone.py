@@ -18,7 +18,7 @@ from mlflow.entities import Run
 from ruamel.yaml import YAML
 
 from benchmarks.protocol import ROOT
-from pipeline.parameters import Parameters, load_parameters
+from pipeline.errors import PipelineError
 from pipeline.runner import worker_count
 
 # Every `python -m pipeline.…` that DVC starts is noted with its first and last moment.
@@ -69,17 +69,13 @@ class Clone:
         """Run a command to its end and return how long it took.
 
         Raises:
-            RuntimeError: it failed; the message holds what it last said.
+            PipelineError: it failed; the message holds what it last said.
         """
         began = time.perf_counter()
         done = subprocess.run(command, cwd=self.root, env={**self.environment, **environment}, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise RuntimeError(f"{' '.join(command)} failed: {(done.stdout + done.stderr)[-2000:]}")
+            raise PipelineError(f"{' '.join(command)} failed in the clone; the last it said was: {(done.stdout + done.stderr)[-2000:]}")
         return time.perf_counter() - began
-
-    def parameters(self) -> Parameters:
-        """Its params.yaml."""
-        return load_parameters(self.root / "params.yaml")
 
     def stages(self) -> list[tuple[str, float, float]]:
         """Return module, first and last moment (seconds since the epoch) of every stage that ran, in order."""

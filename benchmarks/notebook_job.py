@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.contenders.notebook import build_notebook_model
 from benchmarks.protocol import ROOT
+from benchmarks.work import CLASSES
 
 
 class EpochSeconds(keras.callbacks.Callback):  # type: ignore[misc]  # Keras carries no types
@@ -37,7 +38,7 @@ def main() -> None:
     processed = ROOT / "data/processed"
     parts = [np.load(processed / split / f"{name}.npy") for name in ("images", "labels") for split in ("train", "validation")]
     images = np.concatenate(parts[:2]).astype("float32") / 255
-    labels = keras.utils.to_categorical(np.concatenate(parts[2:]), 10)
+    labels = keras.utils.to_categorical(np.concatenate(parts[2:]), CLASSES)
     continued = build_notebook_model("batch")
     trainings = [
         ("baseline", 64, build_notebook_model("none")),

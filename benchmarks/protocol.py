@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.work import Work
+from pipeline.errors import PipelineError
 
 ROOT = Path(__file__).resolve().parent.parent
 Prepare = Callable[[NDArray[np.int64]], Any]
@@ -77,12 +78,12 @@ class Process:
         """Wait for the answer.
 
         Raises:
-            RuntimeError: the process died; the message holds what it last said.
+            PipelineError: the process died; the message holds what it last said.
         """
         line = self._answers.readline()
         if not line:
             self._log.seek(0)
-            raise RuntimeError(f"contender {self._module} died: {self._log.read()[-2000:]}")
+            raise PipelineError(f"contender {self._module} died; the last it said was: {self._log.read()[-2000:]}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 

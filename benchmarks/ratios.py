@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from benchmarks.steps import PEERS
+from benchmarks.steps import PEERS, REFERENCE_BATCH_SIZE
 
-BATCH_SIZE = 64
 NORMALIZATION = "batch"
 
 
@@ -41,4 +40,4 @@ def _of_steps(steps: list[dict[str, Any]], floor: list[dict[str, Any]]) -> dict[
 
 
 def _is_reference(row: dict[str, Any], normalization: str = NORMALIZATION) -> bool:
-    return (row["batch_size"], row["normalization"]) == (BATCH_SIZE, normalization)
+    return (row["batch_size"], row["normalization"]) == (REFERENCE_BATCH_SIZE, normalization)

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedErro
 from matplotlib.figure import Figure
 
 from benchmarks.figures import LABELS, best, by_growth, contender_label, growth, images_per_s, parts, plain
+from benchmarks.steps import REFERENCE_BATCH_SIZE
 from pipeline.atomic import replacing
 from pipeline.command import run
 from pipeline.errors import PipelineError
@@ -23,7 +24,6 @@ Json = dict[str, Any]
 FOLDER = Path("benchmarks")
 RESULTS = FOLDER / "results.json"
 TEMPLATES = Path(__file__).parent / "templates"
-REFERENCE_SIZE = 64
 BEGIN = "<!-- speed: made by python -m benchmarks.report -->"
 END = "<!-- end of speed -->"
 
@@ -120,7 +120,13 @@ def render(results: Json, template: str = "README.md.jinja") -> str:
         autoescape=False,  # noqa: S701 - Markdown
     )  # fmt: skip
     environment.filters |= {"plain": plain, "cell": cell, "setup": setup, "contender": contender_label, "percent": percent}
-    environment.globals |= {"best": best, "rounds": rounds(results), "goals": GOALS, "labels": LABELS, "reference_size": REFERENCE_SIZE}
+    environment.globals |= {
+        "best": best,
+        "rounds": rounds(results),
+        "goals": GOALS,
+        "labels": LABELS,
+        "reference_size": REFERENCE_BATCH_SIZE,
+    }
     names = dict.fromkeys(("machine", "steps", "floor", "whole_jobs", "growth", "precision", "precision_steps"), None)
     return environment.get_template(template).render({**names, **results, "by_growth": by_growth(results.get("growth") or [])})
 
@@ -135,7 +141,7 @@ def cell(measured: Json | float | None) -> str:
 
 def quick_report(steps: list[Json], floor: list[Json], ratios: Json) -> str:
     """Say in Markdown what a short run found, for a terminal or a job's summary."""
-    lines = ["| batch 64 | | set-up | step, ms | images/s |", "|---|---|---:|---:|---:|"]
+    lines = [f"| batch {REFERENCE_BATCH_SIZE} | | set-up | step, ms | images/s |", "|---|---|---:|---:|---:|"]
     for step in steps:
         what = (contender_label(step["contender"]), LABELS[step["normalization"]], setup(step))
         lines.append(f"| {' | '.join(what)} | {cell(step['step_ms'])} | {cell(step['images_per_s'])} |")

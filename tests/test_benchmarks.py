@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from benchmarks import floor, steps
+from benchmarks.contenders.project import config_of
 from benchmarks.measure import spread
 from benchmarks.protocol import Process
 from benchmarks.ratios import ratios
 from benchmarks.work import Work
+from pipeline.errors import PipelineError
 from tests.conftest import ROOT
 
 
@@ -38,11 +40,20 @@ def test_project_and_notebook_do_the_same_work_and_are_timed(folder, monkeypatch
         assert row["first_step_s"] > row["step_ms"]["median"] / 1e3
 
 
-def test_the_floor_is_below_the_step(folder):
+def test_the_floor_is_measured_beside_the_step(folder):
     measured = floor.measure_floor(folder, 32, "batch", repeats=5)
     assert measured["over_floor"]["n"] == 5
-    assert measured["over_floor"]["max"] > 1
+    assert measured["products_ms"]["n"] == measured["optimizer_ms"]["n"] == measured["step_ms"]["n"] == 5
+    floors = measured["products_ms"]["min"] + measured["optimizer_ms"]["min"]
+    assert measured["over_floor"]["max"] <= measured["step_ms"]["max"] / floors
     assert measured["evaluation_s"]["min"] > 0
+
+
+def test_the_work_is_the_same_whatever_params_yaml_says(folder, monkeypatch):
+    ordinary = config_of(Work(str(folder), 32, "batch", 192, 1))
+    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("learning_rate: 0.001", "learning_rate: 0.5"))
+    monkeypatch.chdir(folder)
+    assert config_of(Work(str(folder), 32, "batch", 192, 1)) == ordinary
 
 
 def test_other_work_is_noticed(folder):
@@ -57,7 +68,7 @@ def test_other_work_is_noticed(folder):
 
 def test_a_contender_that_dies_says_why(folder):
     (folder / "kernels.npz").unlink()
-    with pytest.raises(RuntimeError, match=r"kernels\.npz"):
+    with pytest.raises(PipelineError, match=r"kernels\.npz"):
         Process(steps.PROJECT_PYTHON, "notebook", Work(str(folder), 32, "none", 192, 1))
 
 

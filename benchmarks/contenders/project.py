@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 import pipeline.quiet_tensorflow  # noqa: F401  # first
 from benchmarks.protocol import Action, Contender, serve
-from benchmarks.work import CLASSES, HIDDEN_UNITS, Work
+from benchmarks.work import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, CLASSES, HIDDEN_UNITS, LEARNING_RATE, Work
 from pipeline import trial
 from pipeline.dataset import Examples
 from pipeline.model import build_model
@@ -40,9 +40,20 @@ def build(work: Work) -> Contender:
 
 
 def config_of(work: Work) -> TrialConfig:
-    """Describe the work as a trial; what it does not name stands in params.yaml."""
-    fields = {"batch_size": work.batch_size, "normalization": work.normalization, "precision": work.precision}
-    return load_parameters().trial_config("baseline", fields, seed=0)
+    """Describe the work as a trial, whatever params.yaml says at the moment of what the peers are told too."""
+    fields = {
+        "hidden_units": list(HIDDEN_UNITS),
+        "normalization": work.normalization,
+        "normalization_position": "after_activation",
+        "batch_norm_momentum": BATCH_NORM_MOMENTUM,
+        "batch_norm_epsilon": BATCH_NORM_EPSILON,
+        "dropout": 0.0,
+        "optimizer": "adam",
+        "learning_rate": LEARNING_RATE,
+        "batch_size": work.batch_size,
+        "precision": work.precision,
+    }
+    return TrialConfig.model_validate({**load_parameters().trial.model_dump(), **fields, "seed": 0})
 
 
 def _in_steps(function: Callable[[tf.Tensor], tf.Tensor], work: Work) -> Action:
