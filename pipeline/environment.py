@@ -1,9 +1,12 @@
 """What a result depends on besides code, configuration and data: the versions and the processor that compute it."""
 
 import importlib.metadata
+import json
 import os
 import platform
 from pathlib import Path
+
+from pipeline.atomic import replacing
 
 COMPUTING_PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy")
 # These variables choose TensorFlow's kernels, and with them the last bits of every result.
@@ -19,6 +22,22 @@ def computing_environment() -> dict[str, str]:
         name: value for name, value in sorted(os.environ.items()) if name in KERNEL_VARIABLES or name.startswith(KERNEL_VARIABLE_FAMILIES)
     }
     return {"python": platform.python_version(), **packages, **_processor(), **_gpus(), **variables}
+
+
+def result_environment() -> dict[str, str]:
+    """What is noted beside a result: the computing environment, and that each trial has one thread."""
+    return {**computing_environment(), "threads_per_trial": "1"}
+
+
+def as_text(environment: dict[str, str]) -> str:
+    """Write an environment as a stage's output has it."""
+    return json.dumps(environment, indent=2, sort_keys=True) + "\n"
+
+
+def write_environment(path: Path) -> None:
+    """Note what computed a result: no other stage reads it, so another processor alone reruns nothing."""
+    with replacing(path) as temporary:
+        temporary.write_text(as_text(result_environment()), encoding="utf-8")
 
 
 def _processor() -> dict[str, str]:

@@ -16,6 +16,7 @@ from pipeline.atomic import replacing
 from pipeline.cifar10 import CLASSES
 from pipeline.command import run
 from pipeline.dataset import Examples, load_examples
+from pipeline.environment import write_environment
 from pipeline.errors import PipelineError
 from pipeline.parameters import load_parameters
 from pipeline.trial_config import TrialConfig
@@ -23,6 +24,7 @@ from pipeline.trial_result import diverged
 
 TRAIN_RESULTS = Path("results/train")
 OUTPUT = Path("results/evaluate")
+ENVIRONMENT = Path("results/environment/evaluate.json")
 CALIBRATION_BINS = 15
 CLASS_INDICES = range(len(CLASSES))
 
@@ -31,7 +33,7 @@ Labels = NDArray[np.uint8]
 
 
 def main() -> None:
-    """Write results/evaluate/: one table per kind of result."""
+    """Write results/evaluate/, one table per kind of result, and the environment."""
     argparse.ArgumentParser(prog="python -m pipeline.evaluate", description=__doc__).parse_args()
     parameters = load_parameters()
     test = load_examples("test")
@@ -50,6 +52,7 @@ def main() -> None:
         temporary.mkdir()
         for name, table in tables.items():
             table.to_csv(temporary / f"{name}.csv", index=False)
+    write_environment(ENVIRONMENT)
 
 
 def evaluate(predictions: dict[tuple[str, int], Probabilities], labels: Labels) -> dict[str, pd.DataFrame]:

@@ -12,40 +12,57 @@ from pipeline import figures, theory
 from pipeline.atomic import replacing
 from pipeline.command import run
 from pipeline.dataset import TRAIN_EVAL_EXAMPLES
+from pipeline.errors import PipelineError
 from pipeline.page import make_page
 from pipeline.parameters import Parameters, load_parameters
 from pipeline.plotting import draw
 from pipeline.rendering import render
-from pipeline.results import BASELINE, BATCH_NORM, GRID, TRAIN, Results, find_study, read_results
+from pipeline.results import (
+    BASELINE,
+    BATCH_NORM,
+    GRID,
+    REPORTS,
+    TRAIN,
+    Results,
+    Tables,
+    derive_results,
+    find_study,
+    read_committed,
+    read_stage_outputs,
+)
 from pipeline.summary import Metrics, find_class_extremes, find_largest_confusion, headline_metrics, reference_size, summarize_results
 from pipeline.tracking import Ledger
 
-REPORTS = Path("reports")
 FIGURES = "figures"
 
 
 def main() -> None:
-    """Read params.yaml, results and the data's profile, and write reports."""
-    argparse.ArgumentParser(prog="python -m pipeline.report", description=__doc__).parse_args()
+    """Read params.yaml and what the stages measured, and write reports, or with --check only compare."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.report", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if reports is not what its own tables give")
+    check = parser.parse_args().check
     parameters = load_parameters()
-    results = read_results(parameters)
-    metrics = summarize_results(results, parameters)
-    write_files(make_report(parameters, results, metrics), REPORTS)
+    if check:
+        check_files(make_report(parameters, read_committed(parameters)), REPORTS)
+        return
+    tables = read_stage_outputs(parameters)
+    write_files(make_report(parameters, tables), REPORTS)
     with Ledger() as ledger:
-        ledger.log_report(REPORTS, headline_metrics(metrics))
+        ledger.log_report(REPORTS, headline_metrics(summarize_results(derive_results(tables), parameters)))
 
 
-def make_report(parameters: Parameters, results: Results, metrics: Metrics) -> dict[str, str]:
+def make_report(parameters: Parameters, tables: Tables) -> dict[str, str]:
     """Make every file of the report: its path below reports, and its text."""
+    results = derive_results(tables)
+    metrics = summarize_results(results, parameters)
     svgs = draw_figures(parameters, results)
     markdown = render("report.md", **describe(parameters, results, metrics))
     return {
         **svgs,
+        **tables.as_files(),
         "report.md": markdown,
         "report.html": make_page(markdown, svgs),
         "metrics.json": json.dumps(metrics, indent=2, sort_keys=True) + "\n",
-        "history.csv": results.histories.to_csv(index=False, lineterminator="\n"),
-        "confusion_matrix.csv": results.confusion_matrix.to_csv(index=False, lineterminator="\n"),
     }
 
 
@@ -120,6 +137,18 @@ def flatten(settings: object, key: str = "") -> Iterator[tuple[str, object]]:
             yield from flatten(item, f"{key}[{index}]")
     else:
         yield key, settings
+
+
+def check_files(files: dict[str, str], folder: Path) -> None:
+    """Compare each file with what stands in the folder.
+
+    Raises:
+        PipelineError: one differs, is missing or does not belong there; all are named.
+    """
+    there = {str(path.relative_to(folder)) for path in (*map(folder.joinpath, files), *(folder / FIGURES).iterdir()) if path.exists()}
+    unlike = {name for name in there & files.keys() if (folder / name).read_bytes() != files[name].encode()}
+    if names := sorted(unlike | (there ^ files.keys())):
+        raise PipelineError(f"{folder}: {', '.join(names)}: not what the tables beside them give; run `dvc repro --force report`")
 
 
 def write_files(files: dict[str, str], folder: Path) -> None:

@@ -1,5 +1,6 @@
-"""What the earlier stages measured, read and checked for the report."""
+"""What the earlier stages measured: read from their outputs, or from the tables that the report keeps, and checked."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from pipeline.errors import PipelineError
 from pipeline.parameters import Parameters, Study
 
 RESULTS = Path("results")
+EVALUATION = RESULTS / "evaluate"
 PROFILE = Path("data/processed/profile.json")
+REPORTS = Path("reports")
 
 BASELINE = "baseline"
 BATCH_NORM = "batch_norm"
@@ -31,18 +34,38 @@ EVALUATION_COLUMNS = {
     "confusion_matrix": ["arm", "actual", "predicted", "count"],
     "references": ["reference", "loss", "accuracy"],
 }
+WEIGHTS_COLUMNS = ["study", *TRIAL, "sha256"]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What was measured, as it stands in files.
+
+    `histories` holds every epoch of every trial and `weights` the SHA-256 of its weights' file, each with a leading
+    `study`; `evaluation` the tables of the stage `evaluate` by name; `profile` that of the data.
+    """
+
+    histories: pd.DataFrame
+    weights: pd.DataFrame
+    evaluation: dict[str, pd.DataFrame]
+    profile: dict[str, Any]
+
+    def as_files(self) -> dict[str, str]:
+        """Give each table's file below reports, and its text."""
+        tables = {"history": self.histories, "weights": self.weights, **_named_in_reports(self.evaluation)}
+        files = {f"{name}.csv": table.to_csv(index=False, lineterminator="\n") for name, table in tables.items()}
+        return {**files, "data_profile.json": json.dumps(self.profile, indent=2, sort_keys=True) + "\n"}
 
 
 @dataclass(frozen=True)
 class Results:
     """Everything the report draws on.
 
-    `histories` holds every epoch of every trial as the stages wrote it, with a leading `study`. `train` and `grid`
-    hold the trials that did not diverge; there, an arm without moving averages has its plain values in the
-    recalibrated columns too, because it has nothing to recalibrate. `trials` says of every trial whether it `diverged`.
+    `train` and `grid` hold every epoch of the trials that did not diverge; there, an arm without moving averages has its
+    plain values in the recalibrated columns too, because it has nothing to recalibrate. `trials` says of every trial
+    whether it `diverged`.
     """
 
-    histories: pd.DataFrame
     train: pd.DataFrame
     grid: pd.DataFrame
     trials: pd.DataFrame
@@ -53,27 +76,71 @@ class Results:
     profile: dict[str, Any]
 
 
-def read_results(parameters: Parameters) -> Results:
-    """Read what `parameters` declares.
+def read_stage_outputs(parameters: Parameters) -> Tables:
+    """Read what the stages wrote for the trials that `parameters` declares.
 
     Raises:
-        PipelineError: a file is missing, not as its stage writes it, or holds nothing that can be compared.
+        PipelineError: a file is missing, or not as its stage writes it.
     """
     _check_arms(parameters)
-    histories = pd.concat(_read_histories(parameters), ignore_index=True)
+    cells = list(_read_cells(parameters))
+    evaluation = {
+        name: _read_table(EVALUATION / f"{name}.csv", columns, "run `dvc repro evaluate` to make it")
+        for name, columns in EVALUATION_COLUMNS.items()
+    }
+    return Tables(
+        histories=pd.concat([history for history, _ in cells], ignore_index=True),
+        weights=pd.concat([weights for _, weights in cells], ignore_index=True),
+        evaluation=evaluation,
+        profile=_read_profile(PROFILE, "preprocess"),
+    )
+
+
+def read_committed(parameters: Parameters, folder: Path = REPORTS) -> Tables:
+    """Read the tables that the report keeps beside it.
+
+    Raises:
+        PipelineError: a file is missing, or not as the report writes it.
+    """
+    _check_arms(parameters)
+    remedy = "run `dvc repro report` to make it"
+    return Tables(
+        histories=_read_table(folder / "history.csv", ["study", *HISTORY_COLUMNS], remedy),
+        weights=_read_table(folder / "weights.csv", WEIGHTS_COLUMNS, remedy),
+        evaluation={
+            name: _read_table(folder / f"{_name_in_reports(name)}.csv", columns, remedy) for name, columns in EVALUATION_COLUMNS.items()
+        },
+        profile=_read_profile(folder / "data_profile.json", "report"),
+    )
+
+
+def _name_in_reports(name: str) -> str:
+    return name if name == "confusion_matrix" else f"test_{name}"
+
+
+def _named_in_reports(evaluation: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    return {_name_in_reports(name): table for name, table in evaluation.items()}
+
+
+def derive_results(tables: Tables) -> Results:
+    """Sort out what the report draws on.
+
+    Raises:
+        PipelineError: a table lacks a trial, or holds nothing that can be compared.
+    """
+    histories = tables.histories
     finished = _finished(histories)
     train, grid = (finished[finished["study"] == study] for study in (TRAIN, GRID))
     seeds = train[["arm", "seed"]].drop_duplicates()
     return Results(
-        histories=histories,
         train=train,
         grid=grid[grid["arm"] == BATCH_NORM],
         trials=histories.assign(diverged=_has_diverged(histories)).drop_duplicates(["study", *TRIAL])[["study", *TRIAL, "diverged"]],
-        test=_of_finished_trials("trials", seeds),
-        per_class=_of_finished_trials("per_class", seeds),
-        confusion_matrix=_read_evaluation("confusion_matrix"),
-        references=_read_evaluation("references"),
-        profile=_read_profile(),
+        test=_of_finished_trials(tables, "trials", seeds),
+        per_class=_of_finished_trials(tables, "per_class", seeds),
+        confusion_matrix=tables.evaluation["confusion_matrix"],
+        references=tables.evaluation["references"],
+        profile=tables.profile,
     )
 
 
@@ -94,18 +161,29 @@ def _check_arms(parameters: Parameters) -> None:
         raise PipelineError(f"params.yaml: studies.{GRID}.grid.batch_size: missing; the report compares its levels")
 
 
-def _read_histories(parameters: Parameters) -> Iterator[pd.DataFrame]:
+def _read_cells(parameters: Parameters) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Give the history of each cell's trials, and the checksums of their weights."""
     train, grid = find_study(parameters, TRAIN), find_study(parameters, GRID)
     cells = [(TRAIN, arm, [arm], train.seeds) for arm in train.arms]
     cells += [(GRID, str(size), grid.arms, grid.seeds) for size in grid.grid["batch_size"]]
     for study, cell, arms, seeds in cells:
-        path = RESULTS / study / cell / "history.csv"
+        folder = RESULTS / study / cell
         remedy = f"run `dvc repro {study}@{cell}` to make it"
-        history = _read_table(path, HISTORY_COLUMNS, remedy)
+        history = _read_table(folder / "history.csv", HISTORY_COLUMNS, remedy)
         epochs = {arm: parameters.trial_config(arm, {}, seed=0).epochs for arm in arms}
-        _check_history(path, history, {(arm, seed): epochs[arm] for arm in arms for seed in seeds})
-        history.insert(0, "study", study)
-        yield history
+        _check_history(folder / "history.csv", history, {(arm, seed): epochs[arm] for arm in arms for seed in seeds})
+        weights = history[TRIAL].drop_duplicates(ignore_index=True)
+        weights["sha256"] = [_sha256(folder / "weights" / f"seed-{seed}.weights.h5", remedy) for seed in weights["seed"]]
+        for table in (history, weights):
+            table.insert(0, "study", study)
+        yield history, weights
+
+
+def _sha256(path: Path, remedy: str) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        raise PipelineError(f"{path}: not found; {remedy}") from None
 
 
 def _check_history(path: Path, history: pd.DataFrame, declared: dict[tuple[str, int], int]) -> None:
@@ -137,15 +215,10 @@ def _finished(histories: pd.DataFrame) -> pd.DataFrame:
     return finished
 
 
-def _read_evaluation(name: str) -> pd.DataFrame:
-    return _read_table(RESULTS / "evaluate" / f"{name}.csv", EVALUATION_COLUMNS[name], "run `dvc repro evaluate` to make it")
-
-
-def _of_finished_trials(name: str, finished: pd.DataFrame) -> pd.DataFrame:
-    table = _read_evaluation(name)
-    chosen = finished.merge(table, on=["arm", "seed"], how="left")
+def _of_finished_trials(tables: Tables, name: str, finished: pd.DataFrame) -> pd.DataFrame:
+    chosen = finished.merge(tables.evaluation[name], on=["arm", "seed"], how="left")
     if chosen.isna().to_numpy().any():
-        raise PipelineError(f"{RESULTS / 'evaluate' / name}.csv: lacks a trial that did not diverge; run `dvc repro evaluate`")
+        raise PipelineError(f"{EVALUATION / name}.csv: lacks a trial that did not diverge; run `dvc repro evaluate`")
     return chosen
 
 
@@ -162,11 +235,11 @@ def _read_table(path: Path, columns: list[str], remedy: str) -> pd.DataFrame:
     return table
 
 
-def _read_profile() -> dict[str, Any]:
+def _read_profile(path: Path, stage: str) -> dict[str, Any]:
     try:
-        profile: dict[str, Any] = json.loads(PROFILE.read_text(encoding="utf-8"))
+        profile: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PipelineError(f"{PROFILE}: not found; run `dvc repro preprocess` to make it") from None
+        raise PipelineError(f"{path}: not found; run `dvc repro {stage}` to make it") from None
     except ValueError:
-        raise PipelineError(f"{PROFILE}: not valid JSON; run `dvc repro --force preprocess`") from None
+        raise PipelineError(f"{path}: not valid JSON; run `dvc repro --force {stage}`") from None
     return profile

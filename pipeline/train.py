@@ -4,15 +4,17 @@ import argparse
 from pathlib import Path
 
 from pipeline.command import run
+from pipeline.environment import write_environment
 from pipeline.study import run_cell
 
 
 def main() -> None:
-    """Read the arm from the command line and write results/train/<arm>/."""
+    """Read the arm from the command line and write results/train/<arm>/ and its environment."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.train", description=__doc__)
     parser.add_argument("arm", help="an arm of studies.train in params.yaml")
     arm = parser.parse_args().arm
     run_cell("train", arm, {}, Path("results/train") / arm)
+    write_environment(Path("results/environment/train") / f"{arm}.json")
 
 
 if __name__ == "__main__":

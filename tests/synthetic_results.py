@@ -19,14 +19,21 @@ def write_results(root: Path, *, seeds=(0, 1, 2, 3, 4), epochs=20, levels=LEVELS
     _write_parameters(root, list(seeds), epochs)
     for arm in levels:
         trials = [_trial(arm, 64, seed, epochs, levels[arm], ("train", arm, seed) in diverged) for seed in seeds]
-        _write_csv(root / f"results/train/{arm}/history.csv", pd.concat(trials))
+        _write_cell(root / f"results/train/{arm}", trials, seeds)
     for size in (32, 64, 128):
         level = tuple(value and value + 0.004 * (np.log2(size) - 6) for value in levels["batch_norm"])
         trials = [_trial("batch_norm", size, seed, epochs, level, ("batch_size_grid", size, seed) in diverged) for seed in seeds]
-        _write_csv(root / f"results/batch_size_grid/{size}/history.csv", pd.concat(trials))
+        _write_cell(root / f"results/batch_size_grid/{size}", trials, seeds)
     finished = [(arm, seed) for arm in levels for seed in seeds if ("train", arm, seed) not in diverged]
     _write_evaluation(root / "results/evaluate", finished, levels)
     _write_profile(root / "data/processed")
+
+
+def _write_cell(folder, trials, seeds):
+    _write_csv(folder / "history.csv", pd.concat(trials))
+    (folder / "weights").mkdir()
+    for seed in seeds:
+        (folder / f"weights/seed-{seed}.weights.h5").write_text(f"{folder.name} {seed}")
 
 
 def _write_parameters(root, seeds, epochs):

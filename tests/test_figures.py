@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.parameters import load_parameters
 from pipeline.report import draw_figures
-from pipeline.results import read_results
+from pipeline.results import derive_results, read_stage_outputs
 from tests.synthetic_results import write_results
 
 NAMES = ["paired_differences", "accuracy", "loss", "recalibration", "batch_sizes", "confusion_matrices", "class_scores"]
@@ -16,7 +16,7 @@ def draw(folder, **shape):
         write_results(folder, **shape)
         patch.chdir(folder)
         parameters = load_parameters()
-        return draw_figures(parameters, read_results(parameters))
+        return draw_figures(parameters, derive_results(read_stage_outputs(parameters)))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ def metrics(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         parameters = report.load_parameters()
-        return report.summarize_results(report.read_results(parameters), parameters)
+        return report.summarize_results(report.derive_results(report.read_stage_outputs(parameters)), parameters)
 
 
 @pytest.fixture

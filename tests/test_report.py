@@ -1,5 +1,7 @@
+import hashlib
 import json
 import re
+import shutil
 import sys
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -57,7 +59,40 @@ def files_of(folder):
 
 def test_every_file_is_made_and_nothing_else(made):
     names = {str(path) for path in files_of(made / "reports") if path.parent == Path()}
-    assert names == {"report.md", "report.html", "metrics.json", "history.csv", "confusion_matrix.csv"}
+    assessed = {"test_trials.csv", "test_per_class.csv", "test_references.csv", "confusion_matrix.csv"}
+    assert names == {"report.md", "report.html", "metrics.json", "history.csv", "weights.csv", "data_profile.json", *assessed}
+
+
+def test_weights_are_told_by_their_hashes(made):
+    weights = pd.read_csv(made / "reports/weights.csv").set_index(["study", "arm", "batch_size", "seed"])["sha256"]
+    assert len(weights) == 25
+    content = (made / "results/batch_size_grid/128/weights/seed-3.weights.h5").read_bytes()
+    assert weights["batch_size_grid", "batch_norm", 128, 3] == hashlib.sha256(content).hexdigest()
+
+
+def check(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["report", "--check"])
+        report.main()
+
+
+def test_the_report_can_be_made_again_from_its_own_tables_alone(made, tmp_path):
+    shutil.copy(made / "params.yaml", tmp_path)
+    shutil.copytree(made / "reports", tmp_path / "reports")
+    before = files_of(tmp_path)
+    check(tmp_path)
+    assert files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("spoil", ["metrics.json", "report.html", "figures/accuracy.svg", "figures/more.svg"])
+def test_a_file_that_its_tables_do_not_give_is_named(made, tmp_path, spoil):
+    shutil.copy(made / "params.yaml", tmp_path)
+    shutil.copytree(made / "reports", tmp_path / "reports")
+    with (tmp_path / "reports" / spoil).open("a") as file:
+        file.write(" ")
+    with pytest.raises(PipelineError, match=rf"^reports: {spoil}: not what the tables beside them give"):
+        check(tmp_path)
 
 
 def test_figures_in_the_report_are_those_recomputed_from_the_histories(made, markdown, metrics):
@@ -204,6 +239,7 @@ def test_formulas_become_mathml(made):
     [
         "results/train/baseline/history.csv",
         "results/batch_size_grid/32/history.csv",
+        "results/train/batch_norm/weights/seed-0.weights.h5",
         "results/evaluate/trials.csv",
         "results/evaluate/references.csv",
         "data/processed/profile.json",
