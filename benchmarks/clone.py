@@ -1,24 +1,19 @@
 """A throw-away clone of the project, in which whole jobs are run and timed."""
 
-import os
 import shutil
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from ruamel.yaml import YAML
 
 from benchmarks.protocol import ROOT
-from pipeline.errors import PipelineError
+from checks.clone import Clone, clone_commit
 from pipeline.runner import worker_count
 
 # Every `python -m pipeline.…` that DVC starts is noted with its first and last moment.
@@ -31,39 +26,22 @@ exit $code
 """
 
 
-@dataclass
-class Clone:
-    """What is committed, in a folder of its own, with a store and a cache of its own."""
+class TimedClone(Clone):
+    """A clone of what is committed, in which it is noted how long each stage takes."""
 
-    root: Path
-    environment: dict[str, str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(self.root)], check=True)
-        shims, self._log = self.root / ".dvc/tmp/clock", self.root / ".dvc/tmp/clock.log"
+    def __init__(self, root: Path) -> None:
+        super().__init__(clone_commit(root).root)
+        shims, self._log = root / ".dvc/tmp/clock", root / ".dvc/tmp/clock.log"
         shims.mkdir(parents=True)
         (shims / "python").write_text(CLOCK.format(python=sys.executable, log=self._log))
         (shims / "python").chmod(0o755)
-        ours = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DVC_", "TRIAL_"))}
-        path = f"{shims}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-        quiet = {"DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        self.environment = {**ours, **quiet, "PATH": path, "TRIAL_WORKERS": str(worker_count())}
+        self.environment |= {"PATH": f"{shims}:{self.environment['PATH']}", "TRIAL_WORKERS": str(worker_count())}
 
     def copy_data(self) -> None:
         """Take over the data that the project has fetched and preprocessed."""
         for name in ("raw", "processed"):
             shutil.copytree(ROOT / "data" / name, self.root / "data" / name)
-        self.seconds("dvc", "repro", "preprocess")
-
-    def change(self, *path: str, to: object) -> None:
-        """Change one value of params.yaml."""
-        yaml = YAML()
-        content = yaml.load(self.root / "params.yaml")
-        node: Any = content
-        for key in path[:-1]:
-            node = node[key]
-        node[path[-1]] = to
-        yaml.dump(content, self.root / "params.yaml")
+        self.succeed("dvc", "repro", "preprocess")
 
     def seconds(self, *command: str, **environment: str) -> float:
         """Run a command to its end and return how long it took.
@@ -72,9 +50,7 @@ class Clone:
             PipelineError: it failed; the message holds what it last said.
         """
         began = time.perf_counter()
-        done = subprocess.run(command, cwd=self.root, env={**self.environment, **environment}, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise PipelineError(f"{' '.join(command)} failed in the clone; the last it said was: {(done.stdout + done.stderr)[-2000:]}")
+        self.succeed(*command, **environment)
         return time.perf_counter() - began
 
     def stages(self) -> list[tuple[str, float, float]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from benchmarks.clone import Clone, peak_memory_of_workers
+from benchmarks.clone import TimedClone, peak_memory_of_workers
 from benchmarks.measure import spread
 from benchmarks.protocol import ROOT
 from pipeline.parameters import load_parameters
@@ -23,9 +23,9 @@ TRAINING_STAGES = ("train", "batch_size_grid")
 
 
 @contextmanager
-def _clone(*, with_data: bool = True) -> Iterator[Clone]:
+def _clone(*, with_data: bool = True) -> Iterator[TimedClone]:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        clone = Clone(Path(folder) / "clone")
+        clone = TimedClone(Path(folder) / "clone")
         if with_data:
             clone.copy_data()
         yield clone
@@ -71,7 +71,7 @@ def measure_full_repro(evaluation_seconds: dict[str, float]) -> dict[str, Any]:
         return {"full_repro": full, "noop_repro_s": spread(noop)}
 
 
-def _take_apart(clone: Clone, seconds: float, evaluation_seconds: dict[str, float]) -> dict[str, float]:
+def _take_apart(clone: TimedClone, seconds: float, evaluation_seconds: dict[str, float]) -> dict[str, float]:
     runs, workers = clone.trial_runs(), worker_count()
     parts = dict.fromkeys(("download and checks", "preprocess", "start-up", "idle workers", "MLflow models and results"), 0.0)
     names = {"fetch": "download and checks", "preprocess": "preprocess", "evaluate": "test set and references", "report": "report"}

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from checks.synthetic import as_sheets, encode_png, make_files, write_archive, write_folder, write_sheet_archive, write_tar
 from pipeline.archive import canonical_files, read_folder, read_tar
 from pipeline.errors import PipelineError
-from tests.synthetic import as_sheets, encode_png, make_files, write_archive, write_folder, write_sheet_archive, write_tar
 
 LIMIT = 10**6
 FILES = make_files(images_per_file=20)

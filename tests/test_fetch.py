@@ -18,10 +18,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.errors import PipelineError
-from pipeline.fetch import fetch
-from pipeline.parameters import DataParameters
-from tests.synthetic import (
+from checks.synthetic import (
     make_files,
     md5_of,
     parameters_data,
@@ -29,6 +26,9 @@ from tests.synthetic import (
     write_folder,
     write_sheet_archive,
 )
+from pipeline.errors import PipelineError
+from pipeline.fetch import fetch
+from pipeline.parameters import DataParameters
 
 PROJECT = Path(__file__).parent.parent
 FILES = make_files(images_per_file=20)

@@ -4,13 +4,14 @@ import pytest
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
-from tests.conftest import ROOT, Project, clone_project
+from checks.clone import Clone
+from tests.conftest import ROOT, clone_project
 
 RUN = ("mlflow", "run", ".", "--env-manager=local")
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Project:
+def project(tmp_path_factory) -> Clone:
     project = clone_project(tmp_path_factory.mktemp("mlproject") / "clone")
     project.change("trial", "epochs", to=1)
     return project

@@ -8,18 +8,19 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from ruamel.yaml import YAML
 
-from tests.conftest import Project, clone_project
+from checks.clone import Clone
+from tests.conftest import clone_project
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Project:
+def project(tmp_path_factory) -> Clone:
     """The clone, after its first `dvc repro`."""
     project = clone_project(tmp_path_factory.mktemp("pipeline") / "clone")
     project.succeed("dvc", "repro")
     return project
 
 
-def runs_of(project: Project, kind: str = "trial") -> list[Run]:
+def runs_of(project: Clone, kind: str = "trial") -> list[Run]:
     client = MlflowClient(f"sqlite:///{project.root}/mlflow.db")
     experiment = client.get_experiment_by_name("cifar10-batch-norm")
     return client.search_runs([experiment.experiment_id], f"tags.kind = '{kind}'")
@@ -78,8 +79,7 @@ def test_a_second_repro_has_nothing_to_do(project):
 
 
 def test_metrics_plots_and_parameters_can_be_shown_and_compared(project):
-    project.succeed("git", "add", "-A")
-    project.succeed("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-q", "-m", "results")
+    project.commit("results")
     assert "reports/metrics.json" in project.succeed("dvc", "metrics", "show", "--json")
     assert json.loads(project.succeed("dvc", "metrics", "diff", "--json")) == {}
     assert "trial" in project.succeed("dvc", "params", "diff", "--all", "--json")

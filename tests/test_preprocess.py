@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+from checks.synthetic import make_files, write_folder
 from pipeline.cifar10 import FILES as NAMES
 from pipeline.cifar10 import TRAIN_FILES, read_records
 from pipeline.command import run
@@ -15,7 +16,6 @@ from pipeline.dataset import Examples
 from pipeline.errors import PipelineError
 from pipeline.parameters import SplitParameters
 from pipeline.preprocess import main, profile, split_examples, split_indices
-from tests.synthetic import make_files, write_folder
 
 PROJECT = Path(__file__).parent.parent
 PROCESSED = Path("data/processed")

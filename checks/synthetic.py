@@ -57,6 +57,7 @@ def png(planes: np.ndarray) -> bytes:
 
 
 def encode_png(image: Image.Image) -> bytes:
+    """Write an image as a PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
@@ -90,7 +91,7 @@ def write_folder(path: Path, members: Mapping[str, bytes]) -> Path:
     return path
 
 
-def parameters_data(sources: list[Any], md5: Mapping[str, str], **changes: Any) -> dict[str, Any]:
+def parameters_data(sources: list[Any], md5: Mapping[str, str], **changes: object) -> dict[str, Any]:
     """Give the `data` section of params.yaml; a source is an address, or a mapping that has a `url`."""
     section = {
         "sources": [source if isinstance(source, Mapping) else {"url": str(source)} for source in sources],

@@ -1,0 +1,91 @@
+"""A copy of the project in a folder of its own, with a store and a cache of its own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from checks.synthetic import make_files, md5_of, parameters_data, write_folder
+from pipeline.errors import PipelineError
+
+ROOT = Path(__file__).resolve().parent.parent
+LAST_CHARACTERS = 2000
+COMMIT = ("git", "-c", "user.name=clone", "-c", "user.email=clone@localhost", "commit", "--quiet")
+
+
+class Clone:
+    """Runs commands in the copy; what the caller has set for MLflow, DVC and trials does not reach them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        ours = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DVC_", "TRIAL_"))}
+        quiet = {"DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        self.environment = {**ours, **quiet, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        variables = {**self.environment, **environment}
+        return subprocess.run(command, cwd=self.root, env=variables, capture_output=True, text=True, check=False)
+
+    def succeed(self, *command: str, **environment: str) -> str:
+        """Run a command and return what it said.
+
+        Raises:
+            PipelineError: it failed; the message holds what it last said.
+        """
+        done = self.run(*command, **environment)
+        said = done.stdout + done.stderr
+        if done.returncode != 0:
+            raise PipelineError(f"`{' '.join(command)}` failed in {self.root}; the last it said was: {said[-LAST_CHARACTERS:]}")
+        return said
+
+    def change(self, *path: str, to: object) -> None:
+        """Change one value of params.yaml."""
+        yaml = YAML()
+        content = yaml.load(self.root / "params.yaml")
+        node: Any = content
+        for key in path[:-1]:
+            node = node[key]
+        node[path[-1]] = to
+        yaml.dump(content, self.root / "params.yaml")
+
+    def commit(self, message: str) -> None:
+        """Commit all that has changed."""
+        self.succeed("git", "add", "--all")
+        self.succeed(*COMMIT, "--message", message)
+
+
+def clone_commit(root: Path) -> Clone:
+    """Clone what is committed."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(root)], check=True)
+    return Clone(root)
+
+
+def copy_work_tree(root: Path) -> Clone:
+    """Copy what git would have if everything were committed now, without the results, as a repository of its own."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+    for name in names:
+        if (ROOT / name).is_file() and name != "dvc.lock" and not name.startswith("reports/"):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
+    clone = Clone(root)
+    clone.succeed("git", "init", "--quiet")
+    return clone
+
+
+def shrink_to_synthetic_data(clone: Clone, mirror: Path) -> None:
+    """Let it learn a lookalike of CIFAR-10, written to the folder `mirror` unless it is there, in two epochs and two seeds; commit."""
+    files = make_files(images_per_file=50)
+    if not mirror.exists():
+        write_folder(mirror, files)
+    clone.change("data", to=parameters_data([mirror], md5_of(files)))
+    clone.change("trial", "epochs", to=2)
+    for study in ("train", "batch_size_grid"):
+        clone.change("studies", study, "seeds", to=[0, 1])
+    clone.change("studies", "batch_size_grid", "grid", "batch_size", to=[32, 64])
+    clone.commit("clone")
