@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks import floor, jobs, report, steps
+from benchmarks import floor, instruction_sets, jobs, report, steps
 from benchmarks.machine import measure_machine
 from benchmarks.protocol import ROOT
 from benchmarks.ratios import ratios
@@ -106,6 +106,11 @@ def _measure_precision(results: Results) -> None:
     results["precision"] = jobs.measure_precision()
 
 
+def _measure_instruction_sets(results: Results) -> None:
+    rows = [row for cell in _cells((steps.REFERENCE_BATCH_SIZE,)) for row in instruction_sets.measure_steps(*cell, FLOOR_REPEATS)]
+    results["instruction_sets"] = {"steps": rows, **instruction_sets.measure_results()}
+
+
 PARTS: dict[str, Callable[[Results], None]] = {
     "machine": _measure_machine,
     "steps": _measure_steps,
@@ -114,6 +119,7 @@ PARTS: dict[str, Callable[[Results], None]] = {
     "notebook": _measure_notebook,
     "growth": _measure_growth,
     "precision": _measure_precision,
+    "instruction_sets": _measure_instruction_sets,
 }
 
 

@@ -119,7 +119,14 @@ def render(results: Json, template: str = "README.md.jinja") -> str:
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - Markdown
     )  # fmt: skip
-    environment.filters |= {"plain": plain, "cell": cell, "setup": setup, "contender": contender_label, "percent": percent}
+    environment.filters |= {
+        "plain": plain,
+        "cell": cell,
+        "setup": setup,
+        "contender": contender_label,
+        "percent": percent,
+        "points": points,
+    }
     environment.globals |= {
         "best": best,
         "rounds": rounds(results),
@@ -127,7 +134,7 @@ def render(results: Json, template: str = "README.md.jinja") -> str:
         "labels": LABELS,
         "reference_size": REFERENCE_BATCH_SIZE,
     }
-    names = dict.fromkeys(("machine", "steps", "floor", "whole_jobs", "growth", "precision", "precision_steps"), None)
+    names = dict.fromkeys(("machine", "steps", "floor", "whole_jobs", "growth", "precision", "precision_steps", "instruction_sets"), None)
     return environment.get_template(template).render({**names, **results, "by_growth": by_growth(results.get("growth") or [])})
 
 
@@ -137,6 +144,11 @@ def cell(measured: Json | float | None) -> str:
         return plain(measured)
     median, low, high = (plain(measured[name], like=measured["median"]) for name in ("median", "min", "max"))
     return f"{median} ({low}–{high})"
+
+
+def points(difference: float) -> str:
+    """Write a difference of accuracies in percentage points."""
+    return f"{100 * difference:.2f} points"
 
 
 def quick_report(steps: list[Json], floor: list[Json], ratios: Json) -> str:

@@ -1,11 +1,13 @@
 """The benchmark's own parts, on a small size of work."""
 
 import json
+import os
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from benchmarks import floor, steps
+from benchmarks import floor, instruction_sets, steps
 from benchmarks.contenders.project import config_of
 from benchmarks.measure import spread
 from benchmarks.protocol import Process
@@ -54,6 +56,20 @@ def test_the_work_is_the_same_whatever_params_yaml_says(folder, monkeypatch):
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("learning_rate: 0.001", "learning_rate: 0.5"))
     monkeypatch.chdir(folder)
     assert config_of(Work(str(folder), 32, "batch", 192, 1)) == ordinary
+
+
+def test_settings_of_instructions_are_timed_and_leave_no_variable_behind(folder, monkeypatch):
+    monkeypatch.setattr(instruction_sets, "SETTINGS", dict(list(instruction_sets.SETTINGS.items())[:3:2]))
+    before = dict(os.environ)
+    rows = instruction_sets.measure_steps(folder, 32, "none", repeats=1)
+    assert [row["setting"] for row in rows] == ["everything", "at most AVX2"]
+    assert all(row["step_ms"]["median"] > 0 for row in rows)
+    assert dict(os.environ) == before
+
+
+def test_the_largest_difference_of_each_metric_is_found():
+    reference = pd.DataFrame({"arm": "baseline", "epoch": [1, 2], "loss": [2.0, 1.0]})
+    assert instruction_sets._largest_difference(reference.assign(loss=[2.5, 1.25]), reference) == {"loss": 0.5}
 
 
 def test_other_work_is_noticed(folder):

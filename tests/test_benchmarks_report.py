@@ -22,6 +22,7 @@ SECTIONS = {
     "whole_jobs": "## Whole jobs",
     "growth": "## Growth",
     "precision_steps": "## Precision",
+    "instruction_sets": "## Instruction sets",
 }
 
 
@@ -55,6 +56,17 @@ def whole_jobs():
     }
 
 
+def instruction_sets():
+    found = [("everything", "a", 0.0), ("at most AVX-512", "a", 0.0), ("at most AVX2", "b", 0.0312)]
+    common = {"arm": "batch_norm", "normalization": "batch"}
+    trainings = [
+        {"setting": setting, **common, "weights": weights * 64, "largest_difference": {"val_accuracy": difference}}
+        for setting, weights, difference in found
+    ]
+    steps = [{"setting": training["setting"], "normalization": "batch", "step_ms": spread(4.0)} for training in trainings]
+    return {"epochs": 20, "settings": {}, "trainings": trainings, "steps": steps, "largest_difference": {"val_accuracy": 0.0312}}
+
+
 def make_results():
     packages = {"python": "3.11.9", "tensorflow-cpu": "2.18.0", "keras": "3.8.0", "numpy": "2.0.2", "torch": "2.6.0", "jax": "0.5.0"}
     return {
@@ -69,6 +81,7 @@ def make_results():
             {"precision": name, "arm": "batch_norm", "val_accuracy": {"mean": 0.4983, "sd": 0.004, "n": 7}}
             for name in ("float32", "bfloat16")
         ],
+        "instruction_sets": instruction_sets(),
         "precision_steps": [{"precision": "bfloat16", "normalization": "batch", "step_ms": spread(3.5)}],
         "ratios": {
             "notebook_whole_job": 3.6, "best_peer_images_per_s": 1.1, "step_over_floor": 1.15, "not_training_share": 0.25,
@@ -282,6 +295,12 @@ def test_results_that_are_malformed_are_one_line(folder, text):
     with pytest.raises(PipelineError, match=r"^benchmarks/results\.json: .*; run `make bench` again$"):
         report.main()
     assert not (folder / "README.md").exists()
+
+
+def test_other_instructions_are_set_beside_what_everything_gives(results):
+    text = readme(results)
+    assert "| the same | 0.00 points |" in row(text, "at most AVX-512")
+    assert "| bbbbbbbb | 3.12 points |" in row(text, "at most AVX2")
 
 
 @pytest.mark.parametrize("path", [("steps", "images_per_s"), ("floor", "over_floor"), ("growth", "seconds"), ("precision", "val_accuracy")])
