@@ -37,6 +37,7 @@ setup: $(READY) ## make the environment (.venv) from the lock
 repro: setup ## fetch, train, evaluate and report whatever is not up to date
 	@python -m pipeline.parameters
 	@dvc repro
+	@python -m checks.environment
 	@python -m pipeline.readme
 
 .PHONY: demo
@@ -50,6 +51,19 @@ test: setup ## run the tests
 .PHONY: lint
 lint: setup ## check style and types
 	@ruff check . && ruff format --check . && mypy
+
+.PHONY: check
+check: setup ## are the committed results those of the committed code, and do two builds agree? (some minutes; needs no data)
+	@python -m checks
+
+.PHONY: spot-check
+spot-check: setup ## retrain TRIALS=2 of the committed trials and compare every epoch (SEED=... repeats a choice)
+	@dvc repro preprocess
+	@python -m checks.spot_check --trials $(or $(TRIALS),2) $(if $(SEED),--seed $(SEED))
+
+.PHONY: verify
+verify: setup ## build everything again from scratch in a temporary clone and compare (half an hour)
+	@python -m checks.verify
 
 .PHONY: bench
 bench: setup $(PEERS)/.ready ## measure speed against the notebook, PyTorch, JAX and the floor (over an hour); PARTS=... for some of it

@@ -1,0 +1,71 @@
+"""`make check`: are lock and reports those of the committed code, and does the pipeline give the same bytes twice?
+
+Needs neither the data nor the results; takes a few minutes.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from checks.double_build import build_twice
+from checks.environment import check_environments
+from checks.lock import stale_stages
+from pipeline.command import run
+from pipeline.errors import PipelineError
+
+
+def main() -> None:
+    """Run every check and name each that fails."""
+    argparse.ArgumentParser(prog="python -m checks", description=__doc__).parse_args()
+    failed = [name for name, check in CHECKS.items() if not _passes(name, check)]
+    if failed:
+        raise PipelineError(f"failed: {', '.join(failed)}")
+
+
+def _passes(name: str, check: Callable[[], None]) -> bool:
+    try:
+        check()
+    except PipelineError as fault:
+        print(f"FAILED  {name}: {fault}", flush=True)
+        return False
+    print(f"passed  {name}", flush=True)
+    return True
+
+
+def _check_lock() -> None:
+    stale = stale_stages()
+    if stale:
+        named = "; ".join(f"{stage}: {', '.join(moved)}" for stage, moved in stale.items())
+        raise PipelineError(f"dvc.lock is stale; run `make repro` and commit what it writes ({named})")
+
+
+def _check_generated(*module: str) -> Callable[[], None]:
+    def check() -> None:
+        done = subprocess.run([sys.executable, "-m", *module, "--check"], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise PipelineError(done.stderr.strip().removeprefix("error: "))
+
+    return check
+
+
+def _check_double_build() -> None:
+    with tempfile.TemporaryDirectory(prefix="double-build-") as folder:
+        if unlike := build_twice(Path(folder)):
+            raise PipelineError(f"two builds of the same differ in {', '.join(unlike)}")
+
+
+CHECKS: dict[str, Callable[[], None]] = {
+    "dvc.lock belongs to code, parameters and data": _check_lock,
+    "the environments are those of dvc.lock": check_environments,
+    "reports are what their tables give": _check_generated("pipeline.report"),
+    "the README's results are those of the reports": _check_generated("pipeline.readme"),
+    "the README's reliability figures are those of the tests": _check_generated("checks.reliability"),
+    "the whole pipeline, built twice, gives the same files and runs": _check_double_build,
+}
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,73 @@
+"""Build the whole pipeline twice, on small synthetic data, and compare everything it leaves: files by hash, runs by content."""
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from checks.clone import Clone, copy_work_tree, shrink_to_synthetic_data
+from checks.lock import outputs, read_lock
+
+MEASURED_TIME = "epoch_seconds"
+TAGS = ("arm", "study", "trial_key", "data_md5", "kind", "dvc.stage")
+
+
+def build_twice(folder: Path) -> list[str]:
+    """Build in two copies at different paths, with one worker and with two, nothing read back; name what differs."""
+    mirror = folder / "mirror"
+    copies = [_build(folder / "first", mirror, workers=1), _build(folder / "elsewhere" / "second", mirror, workers=2)]
+    return unlike_outputs(*(copy.root for copy in copies)) + unlike_runs(*(copy.root for copy in copies))
+
+
+def _build(root: Path, mirror: Path, workers: int) -> Clone:
+    copy = copy_work_tree(root)
+    shrink_to_synthetic_data(copy, mirror)
+    print(f"building in {root}, workers: {workers}", flush=True)
+    copy.succeed("dvc", "repro", TRIAL_LEDGER="off", TRIAL_WORKERS=str(workers))
+    return copy
+
+
+def unlike_outputs(first: Path, second: Path) -> list[str]:
+    """Name each output whose hash in dvc.lock is not the same in both folders."""
+    hashes = [{path: entry["md5"] for path, entry in outputs(read_lock(root)).items()} for root in (first, second)]
+    return [f"output {path}" for path in sorted(hashes[0].keys() | hashes[1].keys()) if hashes[0].get(path) != hashes[1].get(path)]
+
+
+def unlike_runs(first: Path, second: Path) -> list[str]:
+    """Name each run that is not in both folders' stores with the same parameters, metrics, tags and files."""
+    stores = [Counter(_describe_runs(root)) for root in (first, second)]
+    unlike = (stores[0] - stores[1]) + (stores[1] - stores[0])
+    return sorted({f"run {json.loads(described)['name']}" for described in unlike})
+
+
+def _describe_runs(root: Path) -> list[str]:
+    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return [json.dumps(_describe(client, run), sort_keys=True) for run in client.search_runs(experiments, max_results=1000)]
+
+
+def _describe(client: MlflowClient, run: Run) -> dict[str, object]:
+    """Everything about a run but when, where and how fast it was made."""
+    metrics = {
+        name: [(point.step, repr(point.value)) for point in client.get_metric_history(run.info.run_id, name)]
+        for name in run.data.metrics
+        if name != MEASURED_TIME
+    }
+    return {
+        "name": run.info.run_name,
+        "status": run.info.status,
+        "parameters": run.data.params,
+        "metrics": metrics,
+        "tags": {name: run.data.tags.get(name) for name in TAGS},
+        "data": sorted(f"{item.dataset.name} {item.dataset.digest}" for item in (run.inputs.dataset_inputs if run.inputs else [])),
+        "files": _hash_files(Path(unquote(urlsplit(run.info.artifact_uri).path))),
+    }
+
+
+def _hash_files(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

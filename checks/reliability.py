@@ -1,0 +1,78 @@
+"""Put the figures of `make resilience` into the README: checks/reliability.json, from what its tests counted."""
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+
+from junitparser import JUnitXml, Properties, TestCase
+
+from pipeline.atomic import replacing
+from pipeline.command import run
+from pipeline.errors import PipelineError
+from pipeline.readme import README, replace_between
+
+FIGURES = Path("checks/reliability.json")
+BEGIN = "<!-- reliability: made by make resilience -->"
+END = "<!-- end of reliability -->"
+MEANINGS = {
+    "kills_survived": "kills (SIGKILL) of the whole pipeline at random moments: run again, same bytes, nothing trained twice or left over",
+    "workers_killed": "workers killed in mid-trial: the trial run again with the same bytes, or named, the others kept",
+    "outages_survived": "outages of the tracking store (locked database, server gone): nothing lost",
+    "full_disks_survived": "full disks while fetching, saving and logging: one clear line, nothing truncated taken for whole",
+    "connections_cut": "downloads cut at random offsets: resumed",
+    "bad_archives_refused": "harmful or wrong archives refused",
+    "bad_parameters_refused": "wrong versions of params.yaml refused, the key named",
+    "divergences_recorded": "diverging trainings recorded as such, and in no mean",
+    "runs_lost": "runs or metrics lost",
+}
+
+
+def main() -> None:
+    """Read the tests' report and write figures and README, or with --check only compare the README with the figures."""
+    parser = argparse.ArgumentParser(prog="python -m checks.reliability", description=__doc__)
+    choice = parser.add_mutually_exclusive_group(required=True)
+    choice.add_argument("report", nargs="?", type=Path, help="JUnit XML that pytest wrote")
+    choice.add_argument("--check", action="store_true", help="write nothing; exit 1 when the README's figures are not the committed ones")
+    arguments = parser.parse_args()
+    if not arguments.check:
+        with replacing(FIGURES) as temporary:
+            temporary.write_text(json.dumps(count_figures(arguments.report), indent=2) + "\n", encoding="utf-8")
+    present = README.read_text(encoding="utf-8")
+    current = replace_between(present, BEGIN, END, as_table(json.loads(FIGURES.read_text(encoding="utf-8"))))
+    if arguments.check and present != current:
+        raise PipelineError(f"{README}: its reliability figures are not those of {FIGURES}; run `make resilience`")
+    if present != current:
+        with replacing(README) as path:
+            path.write_text(current, encoding="utf-8")
+
+
+def count_figures(report: Path) -> dict[str, int]:
+    """Add up what the tests counted.
+
+    Raises:
+        PipelineError: a test failed, or nothing was counted for a figure.
+    """
+    cases = [case for suite in JUnitXml.fromfile(str(report)) for case in suite]
+    if failed := [case.name for case in cases if not (case.is_passed or case.is_skipped)]:
+        raise PipelineError(f"{report}: {', '.join(failed)} failed; figures are only taken from tests that pass")
+    counted: Counter[str] = Counter()
+    for case in cases:
+        counted.update(dict(_properties(case)))
+    if missing := [name for name in MEANINGS if name not in counted]:
+        raise PipelineError(f"{report}: no test counted {', '.join(missing)}; run all of `make resilience`")
+    return {name: counted[name] for name in MEANINGS}
+
+
+def as_table(figures: dict[str, int]) -> str:
+    """Write the figures as a Markdown table."""
+    return "\n".join(["| what was done to it | times |", "|---|---:|", *(f"| {MEANINGS[name]} | {figures[name]} |" for name in MEANINGS)])
+
+
+def _properties(case: TestCase) -> list[tuple[str, int]]:
+    found = case.child(Properties)
+    return [(entry.name, int(entry.value)) for entry in found or []]
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,88 @@
+"""Retrain some of the committed trials, picked at random, from the real data, and compare every epoch of every metric.
+
+Nothing is read from the ledger, and nothing is logged. Where processor, instructions and versions are those of the committed
+results, histories and weights must be the same bit for bit; elsewhere, histories within a tolerance that is printed.
+"""
+
+import argparse
+import hashlib
+import random
+import secrets
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+from checks.comparison import DRIFT
+from checks.environment import read_environments
+from checks.trials import CommittedTrial, committed_trials, compare_trial, describe_rule
+from pipeline.command import run
+from pipeline.errors import PipelineError
+from pipeline.parameters import load_parameters
+from pipeline.progress import TrialProgress
+from pipeline.results import read_committed
+from pipeline.runner import Finished, run_trials
+from pipeline.study import alone_with_trials
+from pipeline.trial_result import TrialResult
+
+DEFAULT_TRIALS = 2
+
+
+def main() -> None:
+    """Pick, retrain, compare and tell; exit 1 on drift."""
+    parser = argparse.ArgumentParser(prog="python -m checks.spot_check", description=__doc__)
+    parser.add_argument("--trials", type=int, default=DEFAULT_TRIALS, metavar="K", help=f"how many (default: {DEFAULT_TRIALS})")
+    parser.add_argument("--seed", type=int, help="of the choice, as an earlier spot check printed it, to repeat that")
+    arguments = parser.parse_args()
+    seed = secrets.randbelow(2**32) if arguments.seed is None else arguments.seed
+    parameters, environments = load_parameters(), read_environments()
+    tables = read_committed(parameters)
+    chosen = choose_trials(committed_trials(parameters, tables), arguments.trials, seed)
+    print(f"retraining {', '.join(trial.name for trial in chosen)} (SEED={seed} picks the same again)", flush=True)
+    with tempfile.TemporaryDirectory(prefix="spot-check-") as folder:
+        results = retrain(chosen, Path(folder))
+        comparisons = [
+            compare_trial(trial, result.read_history(), _sha256(result.weights), tables, environments.get(trial.stage_output, {}))
+            for trial, result in zip(chosen, results, strict=True)
+        ]
+    print(describe_rule(comparisons[0].environment))
+    for comparison in comparisons:
+        print(comparison.summary)
+    if drifted := [comparison.trial.name for comparison in comparisons if comparison.verdict == DRIFT]:
+        raise PipelineError(f"not as committed: {', '.join(drifted)}; `make spot-check TRIALS={arguments.trials} SEED={seed}` repeats this")
+
+
+def choose_trials(trials: list[CommittedTrial], count: int, seed: int) -> list[CommittedTrial]:
+    """Choose distinct trials at random; one that studies share counts once.
+
+    Raises:
+        PipelineError: there are not so many.
+    """
+    distinct = list({trial.config.model_dump_json(): trial for trial in reversed(trials)}.values())
+    if not 1 <= count <= len(distinct):
+        raise PipelineError(f"--trials: should be from 1 to {len(distinct)}, the number of distinct committed trials (got {count})")
+    return random.Random(seed).sample(distinct, count)  # noqa: S311 - not for secrets
+
+
+def retrain(trials: list[CommittedTrial], folder: Path) -> list[TrialResult]:
+    """Train them anew on the project's data, into the folder, and return their results in the same order."""
+    keys = [trial.name.replace("/", "-") for trial in trials]
+    configs = {key: trial.config for key, trial in zip(keys, trials, strict=True)}
+    results = {}
+    with (
+        alone_with_trials(),
+        TrialProgress({key: key for key in keys}, configs, {}) as progress,
+        closing(run_trials(configs, results=folder)) as events,
+    ):
+        for event in events:
+            progress.show(event)
+            if isinstance(event, Finished):
+                results[event.key] = event.result
+    return [results[key] for key in keys]
+
+
+def _sha256(weights: Path) -> str:
+    return hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+if __name__ == "__main__":
+    run(main)

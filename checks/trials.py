@@ -1,0 +1,114 @@
+"""The committed trials, and how trainings of the same compare with them."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from checks.comparison import (
+    DRIFT,
+    IDENTICAL,
+    TRIAL,
+    WITHIN,
+    across_instruction_sets,
+    compare_histories,
+    history_tolerances,
+    unlike_environment,
+)
+from pipeline.parameters import Parameters
+from pipeline.results import TRAIN, Tables
+from pipeline.trial_config import TrialConfig
+
+
+@dataclass(frozen=True)
+class CommittedTrial:
+    """A row of reports/weights.csv, and what it was trained with."""
+
+    study: str
+    arm: str
+    batch_size: int
+    seed: int
+    sha256: str
+    config: TrialConfig
+
+    @property
+    def name(self) -> str:
+        """Readable, and unique among the committed trials."""
+        return f"{self.study}/{self.arm}-b{self.batch_size}-s{self.seed}"
+
+    @property
+    def stage_output(self) -> str:
+        """The output that it belongs to, as reports/environment.json names it."""
+        return f"{self.study}/{self.arm if self.study == TRAIN else self.batch_size}"
+
+    @property
+    def labels(self) -> dict[str, str | int]:
+        """What each row of its history begins with."""
+        return {name: getattr(self, name) for name in TRIAL}
+
+
+def committed_trials(parameters: Parameters, tables: Tables) -> list[CommittedTrial]:
+    """Every trial of the committed results; one that studies share is listed for each."""
+    trials = []
+    for row in tables.weights.to_dict("records"):
+        level = {} if row["study"] == TRAIN else {"batch_size": row["batch_size"]}
+        config = parameters.trial_config(row["arm"], level, row["seed"])
+        trials.append(CommittedTrial(**{str(name): value for name, value in row.items()}, config=config))
+    return trials
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A committed trial beside a training of the same: `values` is what `compare_histories` gives.
+
+    `environment` lists what was different when it was trained anew; if nothing was, the weights must be the same too.
+    """
+
+    trial: CommittedTrial
+    values: pd.DataFrame
+    same_weights: bool
+    environment: list[str]
+
+    @property
+    def verdict(self) -> str:
+        """The worst of all values' verdicts; other weights in the same environment are a drift."""
+        verdicts = set(self.values["verdict"])
+        if DRIFT in verdicts or (not self.environment and not self.same_weights):
+            return DRIFT
+        return IDENTICAL if verdicts == {IDENTICAL} and self.same_weights else WITHIN
+
+    @property
+    def first_drift(self) -> str:
+        """The earliest value that drifted, in words; empty if none did."""
+        drifted = self.values[self.values["verdict"] == DRIFT].sort_values("epoch")
+        if drifted.empty:
+            return "the weights are others" if self.verdict == DRIFT else ""
+        row = drifted.iloc[0]
+        allowed = f", tolerance {row['tolerance']:.3g}" if self.environment else ""
+        return f"epoch {row['epoch']}, {row['metric']}: committed {row['committed']}, rebuilt {row['rebuilt']}{allowed}"
+
+    @property
+    def summary(self) -> str:
+        """One line: the verdict, what was compared, and the first drift."""
+        identical = int((self.values["verdict"] == IDENTICAL).sum())
+        largest = self.values["difference"].abs().max()
+        counted = f"{identical} of {len(self.values)} values identical, largest difference {largest:.3g}"
+        weights = "weights identical" if self.same_weights else "weights differ"
+        return f"{self.trial.name}: {self.verdict} ({counted}, {weights}){': ' if self.first_drift else ''}{self.first_drift}"
+
+
+def compare_trial(trial: CommittedTrial, history: pd.DataFrame, sha256: str, tables: Tables, made_in: dict[str, str]) -> Comparison:
+    """Compare a training's history (one row per epoch) and the SHA-256 of its weights with the committed ones, made in `made_in`."""
+    environment = unlike_environment(made_in)
+    tolerances = history_tolerances(tables.histories, across_instruction_sets()) if environment else None
+    values = compare_histories(tables.histories, history.assign(**trial.labels), tolerances)
+    return Comparison(trial, values, sha256 == trial.sha256, environment)
+
+
+def describe_rule(environment: list[str]) -> str:
+    """Say how values are compared, and why so."""
+    if not environment:
+        return "Processor, instructions and versions are those of the committed results: every value must be the same, bit for bit."
+    return (
+        f"Made in another environment than the committed results ({'; '.join(environment)}): a value may differ by 5·√2 standard "
+        "deviations between seeds at that epoch, or by the largest difference measured between instruction sets, whichever is more."
+    )
