@@ -65,6 +65,25 @@ spot-check: setup ## retrain TRIALS=2 of the committed trials and compare every 
 verify: setup ## build everything again from scratch in a temporary clone and compare (half an hour)
 	@python -m checks.verify
 
+# BASE reaches the shell as a variable and not as text: a branch may have any name. The tables are cut where GitHub would refuse a comment.
+.PHONY: diff
+diff: export BASE ?= origin/main
+diff: setup ## compare parameters, metrics and plots with BASE=<commit>, by default origin/main; writes .diff/summary.md
+	@git rev-parse --quiet --verify "$$BASE^{commit}" >/dev/null || \
+	  { echo "error: BASE=$$BASE is not a commit; try make diff BASE=HEAD~1" >&2; exit 1; }
+	@rm -rf .diff && mkdir .diff
+	@dvc params diff --md --no-path "$$BASE" > .diff/parameters.md
+	@dvc metrics diff --md --no-path "$$BASE" > .diff/metrics.md
+	@dvc plots diff --out .diff/plots "$$BASE" >/dev/null
+	@{ echo "## Compared with \`$$BASE\`"; \
+	  for table in parameters metrics; do \
+	    printf '\n### %s\n\n' "$${table^}"; lines=$$(grep --count '^|' .diff/$$table.md); \
+	    if [ $$lines -gt 2 ]; then head --lines=102 .diff/$$table.md; else echo 'No change.'; fi; \
+	    [ $$lines -le 102 ] || printf '\n%d more in .diff/%s.md\n' $$((lines - 102)) $$table; \
+	  done; \
+	  printf '\n### Plots\n\nBoth versions in one picture: `.diff/plots/index.html`.\n'; } > .diff/summary.md
+	@cat .diff/summary.md
+
 .PHONY: bench
 bench: setup $(PEERS)/.ready ## measure speed against the notebook, PyTorch, JAX and the floor (over an hour); PARTS=... for some of it
 	@dvc repro preprocess
@@ -95,5 +114,5 @@ lock: setup ## pin the requirements anew into the locks
 
 .PHONY: clean
 clean: ## remove the environment, caches and the demo; keep data, results and runs
-	@rm -rf $(VENV) $(PEERS) .demo .trials .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) $(PEERS) .demo .diff .trials .mypy_cache .pytest_cache .ruff_cache
 	@find pipeline tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
