@@ -10,7 +10,11 @@ git ls-files -z --cached --others --exclude-standard | tar --create --null --fil
 rm -rf .demo/dvc.lock .demo/reports
 cd .demo
 git init --quiet
-dvc cache dir --local "$OLDPWD/.dvc/cache" # what was fetched once is not fetched again
+dvc cache dir --local "$OLDPWD/.dvc/cache"
+if [ -d "$OLDPWD/data/raw" ]; then # what was fetched once is not fetched again
+  mkdir data
+  cp -r "$OLDPWD/data/raw" data/raw
+fi
 
 python - <<'PYTHON'
 from pathlib import Path

@@ -65,6 +65,13 @@ def test_nothing_is_taken_from_tests_that_failed(project, counts, monkeypatch):
     assert not (project / "checks/reliability.json").exists()
 
 
+def test_where_a_test_was_skipped_the_figures_stay(project, counts, monkeypatch, capsys):
+    (project / "test_skipped.py").write_text("import pytest\n\ndef test_skipped():\n    pytest.skip('no root')\n")
+    run(monkeypatch, str(run_tests(project, counts)))
+    assert "skipped here: test_skipped" in capsys.readouterr().out
+    assert "old" in (project / "README.md").read_text()
+
+
 def test_a_figure_that_nothing_counted_is_named(project, counts, monkeypatch):
     del counts["connections_cut"]
     with pytest.raises(PipelineError, match="no test counted connections_cut"):
