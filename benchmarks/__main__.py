@@ -54,7 +54,7 @@ def main() -> None:
         PARTS[part](results)
         measured_at = {**results.get("measured_at", {}), part: commit}
         _write({**results, "environment": _environment(), "measured_at": measured_at, "ratios": ratios(results)})
-    report.main()
+    report.write_report()
 
 
 def _measure_machine(results: Results) -> None:

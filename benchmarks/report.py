@@ -59,8 +59,13 @@ GOALS = {
 
 
 def main() -> None:
-    """Read benchmarks/results.json and write the report beside it."""
+    """Take no arguments, and write the report."""
     argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__).parse_args()
+    write_report()
+
+
+def write_report() -> None:
+    """Write page, figures and the README's headline figures from results.json."""
     results = read_results(RESULTS)
     write_files(make_report(results), FOLDER)
     with replacing(README) as path:
