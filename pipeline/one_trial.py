@@ -20,13 +20,12 @@ def main() -> None:
     project_run = os.environ.get("MLFLOW_RUN_ID")
     trial = _parse_trial()
     key = trial_key(trial.config, trial.data_md5)
-    with alone_with_trials():
-        complete({key: trial})
+    with alone_with_trials(), Ledger() as ledger:
+        complete(ledger, {key: trial})
         last_epoch = {str(name): float(value) for name, value in result_of(key).read_history().iloc[-1].items()}
         forget({key: trial})
-    print(f"{trial.name}:", ", ".join(f"{name} {value:.4g}" for name, value in last_epoch.items()))
-    if project_run:
-        with Ledger() as ledger:
+        print(f"{trial.name}:", ", ".join(f"{name} {value:.4g}" for name, value in last_epoch.items()))
+        if project_run:
             ledger.log_summary(project_run, last_epoch)
 
 

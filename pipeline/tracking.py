@@ -6,11 +6,12 @@ import re
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pandas as pd
 from filelock import FileLock
@@ -29,6 +30,7 @@ from pipeline.trial_result import FILES, TrialResult, diverged
 
 # MLflow's notes on each table it makes, and a bar for each file it copies, would drown the trials' progress.
 logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it logs with a traceback, it raises too
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 EXPERIMENT = "cifar10-batch-norm"
@@ -43,6 +45,9 @@ EXPERIMENT_TAGS = {
 }
 LEDGER_VARIABLE = "TRIAL_LEDGER"
 DRIVER_TAG = "driver"
+RETRIES_VARIABLE = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+LOCKED = "database is locked"
+LOCKED_SECONDS = 240  # as long as MLflow asks a server again, by default
 CREDENTIALS = re.compile(r"//[^/@\s]*@")
 
 
@@ -61,7 +66,7 @@ class Ledger:
         self.parent_run_id = os.environ.pop("MLFLOW_RUN_ID", None)
         self.tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_root() / 'mlflow.db'}"
         try:
-            self._client = _open_store(self.tracking_uri)
+            self._client = _PatientClient(_open_store(self.tracking_uri))
             self._experiment_id = self._find_or_create_experiment()
             self._close_runs_of_dead_drivers()
         except (MlflowException, OSError, ImportError, sqlite3.Error) as error:
@@ -123,9 +128,9 @@ class Ledger:
 
     def end_early(self, run_ids: Iterable[str], status: str) -> None:
         """Close runs that will not finish as FAILED or KILLED; a store that is out of reach must not hide the cause."""
-        with suppress(MlflowException):
+        with suppress(MlflowException), _asking_once_more():
             for run_id in run_ids:
-                self._client.set_terminated(run_id, status)
+                MlflowClient(self.tracking_uri).set_terminated(run_id, status)
 
     def add_study(self, run: Run, study: str) -> None:
         """Add a study to the run's tag `study`, which names all that use the trial."""
@@ -190,6 +195,27 @@ class Ledger:
                 self._client.set_terminated(run.info.run_id, "KILLED")
 
 
+class _PatientClient:
+    """An MLflow client whose calls wait while another process keeps a sqlite store locked; MLflow itself gives up after 20 s."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return partial(_patiently, getattr(self._client, name))
+
+
+def _patiently(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - passes on what the call takes and gives
+    deadline = time.monotonic() + LOCKED_SECONDS
+    while True:
+        try:
+            return call(*arguments, **named)
+        except MlflowException as error:
+            if LOCKED not in str(error) or time.monotonic() > deadline:
+                raise
+            print("another process keeps the tracking store locked; waiting for it", flush=True)
+
+
 def ledger_is_on() -> bool:
     """Whether finished trials are read back; TRIAL_LEDGER=off trains everything anew, for verification.
 
@@ -224,7 +250,8 @@ def log_models(tracking_uri: str, trials: dict[str, tuple[TrialConfig, Path]]) -
         model.load_weights(weights)
         mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)  # a model goes to the active experiment
         with nothing_on_stderr():  # MLflow tries the model on its example, and TensorFlow comments on how
-            Model.log(
+            _patiently(
+                Model.log,
                 artifact_path=None,
                 name="model",
                 flavor=mlflow.tensorflow,
@@ -238,20 +265,26 @@ def log_models(tracking_uri: str, trials: dict[str, tuple[TrialConfig, Path]]) -
 
 def _open_store(tracking_uri: str) -> MlflowClient:
     """Connect, and fail soon if nobody answers; a new sqlite store is initialised by one process at a time."""
-    retries = os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
-    try:
-        with _store_lock():
-            if tracking_uri.startswith("sqlite:"):
-                with sqlite3.connect(make_url(tracking_uri).database or "", timeout=60) as connection:
-                    connection.execute("PRAGMA journal_mode=WAL")  # readers, as the UI, never wait for writers
-            client = MlflowClient(tracking_uri)
-            client.search_experiments(max_results=1)
-    finally:
-        os.environ.pop("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
-        if retries is not None:
-            os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = retries
+    with _asking_once_more(), _store_lock():
+        if tracking_uri.startswith("sqlite:"):
+            with sqlite3.connect(make_url(tracking_uri).database or "", timeout=60) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")  # readers, as the UI, never wait for writers
+        client = MlflowClient(tracking_uri)
+        client.search_experiments(max_results=1)
     return client
+
+
+@contextmanager
+def _asking_once_more() -> Iterator[None]:
+    """Let MLflow ask a server that does not answer only once more, where it would go on for minutes."""
+    before = os.environ.get(RETRIES_VARIABLE)
+    os.environ[RETRIES_VARIABLE] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(RETRIES_VARIABLE)
+        if before is not None:
+            os.environ[RETRIES_VARIABLE] = before
 
 
 def _store_lock() -> FileLock:
