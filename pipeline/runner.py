@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Collection, Generator, Mapping
@@ -10,13 +12,16 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
 import joblib
 import pandas as pd
+import psutil
 from pebble import ProcessExpired, ProcessPool
 
 from pipeline.dataset import PROCESSED, load_examples
@@ -27,6 +32,7 @@ from pipeline.trial_result import FINISHED_TRIALS, TrialResult, result_of, save_
 ATTEMPTS = 3
 POLL_SECONDS = 0.2
 WORKERS_VARIABLE = "TRIAL_WORKERS"
+TEMPORARY_FOLDER = ".batch-norm-{}.tmp"  # short: the path of a socket has at most 107 characters
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ def run_trials(
     results: Path = FINISHED_TRIALS,
     *,
     ahead: Mapping[str, TrialConfig] | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> Generator[Event, None, None]:
     """Run the trials, given by key, each in one thread of a worker process, and yield events until all have ended.
 
@@ -95,7 +102,8 @@ def run_trials(
     Closing the iterator stops the workers.
 
     Raises:
-        PipelineError: after all others have finished, if one of `trials` lost its worker every time.
+        PipelineError: after all others have finished, if one of `trials` lost its worker every time; it is named by its
+            key, or as `names` says.
     """
     known = {**(ahead or {}), **trials}
     waiting = [key for key in known if key not in trials]
@@ -114,7 +122,7 @@ def run_trials(
             if isinstance(event, Interrupted) and not event.gives_up:
                 crew.take_up(event.key)
             elif isinstance(event, Interrupted) and event.key in trials:
-                failed.append(f"{event.key[:12]} ({event.reason})")
+                failed.append(f"{(names or {}).get(event.key, event.key)} ({event.reason})")
     if failed:
         raise PipelineError(f"gave up after {ATTEMPTS} attempts each: trial {', trial '.join(failed)}; the other trials are kept")
 
@@ -195,9 +203,26 @@ def _warm_context() -> ForkServerContext:
     here, path = str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")
     if here not in path.split(os.pathsep):
         os.environ["PYTHONPATH"] = f"{here}{os.pathsep}{path}".rstrip(os.pathsep)
+    _keep_temporary_files_together()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pipeline.quiet_tensorflow", "pipeline.trial"])
     return context
+
+
+@cache
+def _keep_temporary_files_together() -> None:
+    """Give this process and its workers a folder for temporary files, and clear those of processes that were killed.
+
+    Workers leave TensorFlow's generated code there, since they end without Python's exit.
+    """
+    root = Path(tempfile.gettempdir())
+    for left in root.glob(TEMPORARY_FOLDER.format("[0-9]*")):
+        if not psutil.pid_exists(int(left.name.split("-")[2].removesuffix(".tmp"))):
+            shutil.rmtree(left, ignore_errors=True)  # another user's, or being cleared by another process
+    folder = root / TEMPORARY_FOLDER.format(os.getpid())
+    folder.mkdir(exist_ok=True)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    Finalize(None, shutil.rmtree, [folder], exitpriority=-101)  # -100 clears the fork server's own folder in it
 
 
 def _why_it_died(future: Future[None]) -> str | None:

@@ -63,10 +63,10 @@ def run_cell(study: str, arm: str, level: dict[str, Any], output: Path) -> None:
     if cell not in list(parameters.cells()):
         raise PipelineError(f"params.yaml: studies.{study}: has no arm '{arm}' at level {level}, which this stage needs; declare it there")
     trials = _trials_of(parameters, cell, md5)
-    with alone_with_trials():
-        run_ids = complete(trials, ahead=_trials_after(parameters, cell, md5))
+    with alone_with_trials(), Ledger() as ledger:
+        run_ids = complete(ledger, trials, ahead=_trials_after(parameters, cell, md5))
         if parameters.studies[study].log_models:
-            _log_missing_models(trials, run_ids)
+            _log_missing_models(ledger, trials, run_ids)
         _write_cell(trials, output)
         forget(trials)
 
@@ -89,7 +89,10 @@ def _trials_after(parameters: Parameters, cell: Cell, md5: str) -> Trials:
 
 @contextmanager
 def alone_with_trials() -> Iterator[None]:
-    """Let one process of this project at a time run trials: it uses every core, and its results share a folder."""
+    """Let one process of this project at a time run trials: it uses every core, and its results share a folder.
+
+    What a killed process has half-written there is cleared.
+    """
     TRIALS_LOCK.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(TRIALS_LOCK)
     try:
@@ -98,26 +101,27 @@ def alone_with_trials() -> Iterator[None]:
         print("waiting for another process that runs trials of this project", flush=True)
         lock.acquire()
     try:
+        for half_written in FINISHED_TRIALS.glob(".*.part"):
+            remove(half_written)
         yield
     finally:
         lock.release()
 
 
-def complete(trials: Trials, ahead: Trials | None = None) -> dict[str, str]:
+def complete(ledger: Ledger, trials: Trials, ahead: Trials | None = None) -> dict[str, str]:
     """See to it that every trial's result is on disk and in the ledger; return the run ids by trial key.
 
     Workers with nothing else to do take up trials of `ahead` meanwhile; what they finish is in the ledger too.
     """
-    with Ledger() as ledger:
-        if ledger_is_on():
-            run_ids = _read_back(ledger, trials)
-        else:
-            run_ids, ahead = {}, None  # nobody would read back what was trained ahead
-            forget(trials)
-        missing = {key: trial for key, trial in trials.items() if key not in run_ids}
-        if len(missing) < len(trials):
-            print(f"{len(trials) - len(missing)} of {len(trials)} trials are in the ledger already")
-        return run_ids | (_run(ledger, missing, ahead or {}) if missing else {})
+    if ledger_is_on():
+        run_ids = _read_back(ledger, trials)
+    else:
+        run_ids, ahead = {}, None  # nobody would read back what was trained ahead
+        forget(trials)
+    missing = {key: trial for key, trial in trials.items() if key not in run_ids}
+    if len(missing) < len(trials):
+        print(f"{len(trials) - len(missing)} of {len(trials)} trials are in the ledger already")
+    return run_ids | (_run(ledger, missing, ahead or {}) if missing else {})
 
 
 def forget(trials: Trials) -> None:
@@ -148,10 +152,11 @@ def _run(ledger: Ledger, trials: Trials, ahead: Trials) -> dict[str, str]:
         recorder.record_at_once(key)
     configs = {key: trial.config for key, trial in trials.items() if key not in unlogged}
     ahead_configs = {key: trial.config for key, trial in ahead.items()}
+    names = {key: trial.name for key, trial in recorder.trials.items()}
     try:
         with (
-            TrialProgress({key: trial.name for key, trial in recorder.trials.items()}, configs, ahead_configs) as progress,
-            closing(run_trials(configs, ahead=ahead_configs)) as events,
+            TrialProgress(names, configs, ahead_configs) as progress,
+            closing(run_trials(configs, ahead=ahead_configs, names=names)) as events,
         ):
             for event in events:
                 recorder.record(event)
@@ -199,13 +204,12 @@ class _Recorder:
         self.record(Finished(key, result))
 
 
-def _log_missing_models(trials: Trials, run_ids: Mapping[str, str]) -> None:
-    with Ledger() as ledger:
-        missing = ledger.without_model(run_ids[key] for key in trials)
-        weights = {key: result_of(key).weights.resolve() for key in trials}
-        models = {run_ids[key]: (trial.config, weights[key]) for key, trial in trials.items() if run_ids[key] in missing}
-        if models:
-            call_in_worker(log_models, ledger.tracking_uri, models)
+def _log_missing_models(ledger: Ledger, trials: Trials, run_ids: Mapping[str, str]) -> None:
+    missing = ledger.without_model(run_ids[key] for key in trials)
+    weights = {key: result_of(key).weights.resolve() for key in trials}
+    models = {run_ids[key]: (trial.config, weights[key]) for key, trial in trials.items() if run_ids[key] in missing}
+    if models:
+        call_in_worker(log_models, ledger.tracking_uri, models)
 
 
 def _write_cell(trials: Trials, output: Path) -> None:
