@@ -51,6 +51,10 @@ demo: setup ## the whole pipeline, shrunken, in a throw-away copy (.demo)
 test: setup ## run the tests
 	@python -m pytest
 
+.PHONY: resilience
+resilience: setup ## kill, cut off and fill up whatever can be (a quarter of an hour); counts go to resilience.xml
+	@python -m pytest -m "resilience or reliability" --junitxml=resilience.xml
+
 .PHONY: lint
 lint: setup ## check style, types and, where there is npm, the workflows
 	@ruff check . && ruff format --check . && mypy

@@ -1,6 +1,9 @@
 """Small real things to test on: a synthetic data set, and a clone of the project that uses it."""
 
 import os
+import shutil
+import signal
+import subprocess
 from pathlib import Path
 
 # Before anything of the project is imported: what the caller has set must not reach the tests.
@@ -9,6 +12,7 @@ for name in [name for name in os.environ if name.startswith(("MLFLOW_", "DVC_", 
 
 # ruff: noqa: E402
 import numpy as np
+import psutil
 import pytest
 
 from checks.clone import ROOT, Clone, copy_work_tree, shrink_to_synthetic_data
@@ -42,8 +46,53 @@ def processed(tmp_path: Path, examples) -> Path:
     return tmp_path / "data/processed"
 
 
-def clone_project(root: Path) -> Clone:
+class Project(Clone):
+    """A copy of the project, of which a test may start commands without waiting, and make further copies."""
+
+    def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
+        """Start a command in a process group of its own, so that it can be killed whole; its two outputs come as one."""
+        return subprocess.Popen(
+            command,
+            cwd=self.root,
+            env={**self.environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def copy(self, root: Path) -> "Project":
+        project = Project(shutil.copytree(self.root, root))
+        project.environment = dict(self.environment)
+        return project
+
+
+def clone_project(root: Path) -> Project:
     """Copy the project, shrunken, onto synthetic data."""
-    clone = copy_work_tree(root)
-    shrink_to_synthetic_data(clone, root.parent / f"{root.name}-mirror")
-    return clone
+    project = Project(copy_work_tree(root).root)
+    shrink_to_synthetic_data(project, root.parent / f"{root.name}-mirror")
+    return project
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> None:
+    """Read the process's output up to the line that has the text."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            return
+    raise AssertionError(f"ended without {text!r}:\n{''.join(lines)}")
+
+
+def kill_group(process: subprocess.Popen[str]) -> None:
+    """SIGKILL the process with all that it started."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def kill_workers() -> int:
+    """Do what the kernel does when memory is short: SIGKILL whatever trains; tell how many workers that were."""
+    workers = [worker for fork_server_or_tracker in psutil.Process().children() for worker in fork_server_or_tracker.children()]
+    for worker in workers:
+        worker.kill()
+    return len(workers)

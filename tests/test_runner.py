@@ -5,6 +5,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.runner import EpochEnded, Finished, Interrupted, Started, run_trials, worker_count
+from tests.conftest import kill_workers
 
 
 @pytest.fixture
@@ -24,13 +25,6 @@ def hashes(trials, processed, results) -> dict[str, str]:
     finished = [event for event in run_trials(trials, processed, results) if isinstance(event, Finished)]
     files = {event.key: (event.result.history, event.result.weights) for event in finished}
     return {key: hashlib.sha256(b"".join(path.read_bytes() for path in files[key])).hexdigest() for key in sorted(files)}
-
-
-def kill_workers():
-    """Do what the kernel does when memory is short: SIGKILL whatever trains."""
-    for fork_server_or_tracker in psutil.Process().children():
-        for worker in fork_server_or_tracker.children():
-            worker.kill()
 
 
 def test_results_do_not_depend_on_workers_order_or_what_a_worker_did_before(trials, processed, tmp_path, monkeypatch):
@@ -55,12 +49,13 @@ def test_tells_each_trials_story_in_order(trials, processed, tmp_path):
         assert all(event.seconds > 0 for event in story[1:3])
 
 
-def test_a_trial_whose_worker_is_killed_is_run_again_with_the_same_result(long_trial, processed, tmp_path):
+@pytest.mark.reliability
+def test_a_trial_whose_worker_is_killed_is_run_again_with_the_same_result(long_trial, processed, tmp_path, record_property):
     undisturbed = hashes({"trial": long_trial}, processed, tmp_path / "undisturbed")
     events = []
     for event in run_trials({"trial": long_trial}, processed, tmp_path / "disturbed"):
         if isinstance(event, EpochEnded) and not any(isinstance(earlier, EpochEnded) for earlier in events):
-            kill_workers()
+            record_property("workers_killed", kill_workers())
         events.append(event)
     assert [(event.key, event.gives_up) for event in events if isinstance(event, Interrupted)] == [("trial", False)]
     again = b"".join(path.read_bytes() for path in (events[-1].result.history, events[-1].result.weights))
