@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import keras
@@ -22,10 +23,11 @@ from pipeline.dataset import data_md5
 from pipeline.errors import PipelineError
 from pipeline.model import build_model
 from pipeline.parameters import load_parameters
+from pipeline.runner import EpochEnded
 from pipeline.study import run_cell
 from pipeline.trial_key import trial_key
 from pipeline.trial_result import result_of, save_result
-from tests.conftest import ROOT
+from tests.conftest import ROOT, kill_workers
 
 
 @pytest.fixture(autouse=True)
@@ -182,6 +184,37 @@ def test_a_diverged_trial_is_counted_and_left_out_of_the_means(project):
     assert {run.data.metrics["diverged"] for run in runs()} == {1.0}
 
 
+@pytest.mark.reliability
+def test_a_learning_rate_of_1000_ends_as_a_trial_that_diverged_with_its_history(project, record_property):
+    change("trial", optimizer="sgd", learning_rate=1e3, epochs=50, hidden_units=[32, 16])
+    run_cell("train", "baseline", {}, project / "results")
+    history = pd.read_csv(project / "results/history.csv")
+    assert history["seed"].unique().tolist() == [0, 1]
+    assert len(history) < 2 * 50  # nothing can be learned once a loss is not finite
+    assert json.loads((project / "results/metrics.json").read_text()) == {"diverged": 2}
+    assert [(run.info.status, run.data.metrics["diverged"]) for run in runs()] == [("FINISHED", 1.0)] * 2
+    record_property("divergences_recorded", 2)
+
+
+@pytest.mark.reliability
+def test_a_trial_that_loses_its_worker_every_time_is_named_and_the_others_are_kept(project, monkeypatch, record_property):
+    change("trial", epochs=40, batch_size=4)
+    record, killed = study._Recorder.record, 0
+
+    def record_and_kill(recorder, event):
+        nonlocal killed
+        record(recorder, event)
+        if isinstance(event, EpochEnded) and recorder.trials[event.key].name == "baseline-b4-s0" and event.metrics["epoch"] == 1:
+            killed += kill_workers()
+
+    monkeypatch.setattr(study._Recorder, "record", record_and_kill)
+    with pytest.raises(PipelineError, match=r"gave up after 3 attempts each: trial baseline-b4-s0 \(its worker died with exit code -9\)"):
+        run_cell("train", "baseline", {}, project / "results")
+    outcomes = sorted((run.info.run_name, run.info.status) for run in runs())
+    assert outcomes == [("baseline-b4-s0", "FAILED")] * 3 + [("baseline-b4-s1", "FINISHED")]
+    record_property("workers_killed", killed)
+
+
 @pytest.mark.parametrize(
     ("name", "arm", "level"), [("train", "unknown", {}), ("batch_size_grid", "batch_norm", {"batch_size": 7}), ("x", "y", {})]
 )
@@ -232,17 +265,22 @@ def test_a_killed_stage_goes_on_where_it_stopped(project):
     """SIGKILL of everything in mid-trial; then the same bytes as undisturbed, and nothing left over."""
     change("trial", epochs=40, batch_size=4)
     command = [sys.executable, "-u", "-m", "pipeline.train", "baseline"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRIAL_WORKERS": "1"}
+    temporary = tempfile.mkdtemp()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRIAL_WORKERS": "1", "TMPDIR": temporary}
     stage = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert any("baseline-b4-s0 finished" in line for line in stage.stdout)
     os.killpg(stage.pid, signal.SIGKILL)
     stage.wait()
+    (project / ".trials/.of-earlier-parameters.part").mkdir()
     again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert not [path for path in Path(temporary).iterdir() if "lock" not in path.name]  # the lock of a store stays
     assert "1 of 2 trials are in the ledger already" in again.stdout
     killed = files_of(project / "results/train/baseline")
     statuses = sorted(run.info.status for run in runs())
     assert statuses in (["FINISHED", "FINISHED"], ["FINISHED", "FINISHED", "KILLED"])
     assert not (project / ".trials").exists()
+    shutil.rmtree(temporary)
+    environment.pop("TMPDIR")
     subprocess.run(command, env={**environment, "TRIAL_LEDGER": "off"}, check=True, capture_output=True)
     assert files_of(project / "results/train/baseline") == killed
 
