@@ -1,12 +1,18 @@
+import copy
+import re
+import resource
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
 from pipeline.errors import PipelineError
-from pipeline.parameters import load_parameters
+from pipeline.parameters import Parameters, load_parameters
 from tests.conftest import ROOT
 
 
@@ -123,3 +129,128 @@ def test_a_missing_file_is_named(tmp_path):
 def test_checking_needs_no_tensorflow():
     program = "import sys; from pipeline.parameters import load_parameters; load_parameters(); print('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+Place = tuple[str | int, ...]
+
+TEXT = (ROOT / "params.yaml").read_text()
+ORIGINAL = YAML(typ="safe").load(TEXT)
+LIMIT_SECONDS = 3.0
+REPLACEMENTS = {
+    "text": "no_such_choice",
+    "whole number": 7,
+    "fraction": 0.5,
+    "truth": False,
+    "nothing": None,
+    "list": ["no_such_item"],
+    "mapping": {"no_such_key": 1},
+    "not a number": float("nan"),
+    "infinite": float("inf"),
+    "minus infinite": float("-inf"),
+    "negative": -1,
+    "huge": 10**30,
+}
+
+
+def places(node: Any, above: Place = ()) -> Iterator[Place]:
+    """Every key of params.yaml; of a list of plain values only the first, since the others are like it."""
+    if isinstance(node, list):
+        node = dict(enumerate(node if isinstance(node[0], dict) else node[:1]))
+    for key, value in node.items():
+        yield (*above, key)
+        if isinstance(value, dict | list) and value:
+            yield from places(value, (*above, key))
+
+
+def parent_in(content: Any, place: Place) -> Any:
+    for key in place[:-1]:
+        content = content[key]
+    return content
+
+
+def replaced(value: Any) -> Iterator[tuple[Place, Any]]:
+    for place in places(ORIGINAL):
+        content = copy.deepcopy(ORIGINAL)
+        parent_in(content, place)[place[-1]] = value
+        yield place, content
+
+
+def missing() -> Iterator[tuple[Place, Any]]:
+    for place in places(ORIGINAL):
+        content = copy.deepcopy(ORIGINAL)
+        del parent_in(content, place)[place[-1]]
+        yield place, content
+
+
+def extra() -> Iterator[tuple[Place, Any]]:
+    for place in [("no_such_key",), *((*place, "no_such_key") for place in places(ORIGINAL))]:
+        content = copy.deepcopy(ORIGINAL)
+        if isinstance(parent_in(content, place), dict):
+            parent_in(content, place)["no_such_key"] = 1
+            yield place, content
+
+
+KINDS = {"missing": missing, "extra": extra, **{kind: lambda value=value: replaced(value) for kind, value in REPLACEMENTS.items()}}
+
+
+def load(path: Path) -> Parameters | str:
+    """Give the parameters, or the message of what is wrong with them."""
+    try:
+        return load_parameters(path)
+    except PipelineError as error:
+        return str(error)
+
+
+def names(message: str, place: Place) -> bool:
+    """Whether the message is one line that names the key, or the one that holds it, as in `trial.epochs: …`."""
+    dotted = [".".join(map(str, part)) for part in (place, place[:-1]) if part]
+    return "\n" not in message and any(re.search(rf"params\.yaml: (?:.*; )?{re.escape(key)}[.:]", message) for key in dotted)
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_a_key_is_changed_to_is_named_or_means_what_it_says(tmp_path, record_property, kind):
+    refused = 0
+    for place, content in KINDS[kind]():
+        YAML(typ="safe").dump(content, tmp_path / "params.yaml")
+        began = time.process_time()
+        outcome = load(tmp_path / "params.yaml")
+        assert time.process_time() - began < LIMIT_SECONDS
+        if isinstance(outcome, Parameters):
+            assert outcome.model_dump(exclude_unset=True) == content, place
+        else:
+            assert names(outcome, place), f"{place}: {outcome}"
+            refused += 1
+    record_property("bad_parameters_refused", refused)
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize(("inserted", "reason"), [("{0}{1}: 1\n", 'duplicate key "{1}"'), ("{0}{1}: [\n", "not valid YAML: .*line")])
+def test_a_line_that_breaks_the_file_anywhere_is_refused(tmp_path, record_property, inserted, reason):
+    keys = list(re.finditer(r"^( *)([\w.]+):", TEXT, re.MULTILINE))
+    for key in keys:
+        (tmp_path / "params.yaml").write_text(TEXT[: key.start()] + inserted.format(*key.groups()) + TEXT[key.start() :])
+        with pytest.raises(PipelineError, match=reason.format(*key.groups())) as raised:
+            load_parameters(tmp_path / "params.yaml")
+        assert "\n" not in str(raised.value)
+    record_property("bad_parameters_refused", len(keys))
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize("command", ["parameters", "fetch", "preprocess", "train baseline"])
+def test_a_stage_refuses_within_seconds_and_without_tensorflow(changed, record_property, command):
+    folder = changed("trial", "epochs", to="many").parent
+    module, *arguments = command.split()
+    program = f"import runpy, sys; sys.argv = ['x', *{arguments!r}]\n"
+    program += f"try: runpy.run_module('pipeline.{module}', run_name='__main__')\nfinally: print('tensorflow' in sys.modules)"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: params.yaml: trial.epochs: Input should be a valid integer (got 'many')")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout.strip() == "False"
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < LIMIT_SECONDS
+    record_property("bad_parameters_refused", 1)
