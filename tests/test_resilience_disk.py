@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from checks.synthetic import make_files, md5_of, parameters_data, write_archive
 from pipeline.trial_result import TrialResult
 from tests.conftest import Project, clone_project
-from tests.synthetic import make_files, md5_of, parameters_data, write_archive
 from tests.test_pipeline import runs_of
 
 pytestmark = pytest.mark.resilience
