@@ -33,14 +33,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def naming_what_is_full(path: Path) -> Iterator[None]:
-    """Let an error of a full disk, raised in the block, name `path`: a write knows no name, and libraries no error number."""
+def naming_what_is_full(written: Path | str) -> Iterator[None]:
+    """Let an error of a full disk, raised in the block, name what was `written`: a write knows no name, and libraries no error number."""
     try:
         yield
     except (OSError, RuntimeError) as error:
         if not any(words in str(error) for words in FULL):
             raise
-        raise OSError(errno.ENOSPC, NO_SPACE, str(path)) from error
+        raise OSError(errno.ENOSPC, NO_SPACE, str(written)) from error
 
 
 def remove(path: Path) -> None:

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from requests import RequestException
 from sqlalchemy import make_url
 
-from pipeline.atomic import remove, replacing
+from pipeline.atomic import naming_what_is_full, remove, replacing
 from pipeline.environment import COMPUTING_PACKAGES, computing_environment
 from pipeline.errors import PipelineError
 from pipeline.provenance import host, lives, stage_tags, this_process
@@ -122,8 +122,9 @@ class Ledger:
         """Keep the result in the run and close it: from here on the ledger knows the trial."""
         history = result.read_history()
         self._log_metrics(run_id, _final_metrics(history), step=int(history["epoch"].iloc[-1]))
-        for name in FILES:
-            self._client.log_artifact(run_id, str(result.folder / name))
+        with naming_what_is_full(self._client.get_run(run_id).info.artifact_uri):
+            for name in FILES:
+                self._client.log_artifact(run_id, str(result.folder / name))
         self._client.set_terminated(run_id, "FINISHED")
 
     def end_early(self, run_ids: Iterable[str], status: str) -> None:
