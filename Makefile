@@ -52,8 +52,9 @@ test: setup ## run the tests
 	@python -m pytest
 
 .PHONY: resilience
-resilience: setup ## kill, cut off and fill up whatever can be (a quarter of an hour); counts go to resilience.xml
-	@python -m pytest -m "resilience or reliability" --junitxml=resilience.xml
+resilience: setup ## kill, cut off and fill up whatever can be (a quarter of an hour); puts the counts into the README
+	@python -m pytest -m "resilience or reliability" -n 2 --dist loadfile --junitxml=resilience.xml
+	@python -m checks.reliability resilience.xml
 
 .PHONY: lint
 lint: setup ## check style, types and, where there is npm, the workflows
