@@ -32,7 +32,7 @@ from pipeline.trial_result import FINISHED_TRIALS, TrialResult, result_of, save_
 ATTEMPTS = 3
 POLL_SECONDS = 0.2
 WORKERS_VARIABLE = "TRIAL_WORKERS"
-TEMPORARY_FOLDER = ".batch-norm-{}.tmp"  # short: the path of a socket has at most 107 characters
+TEMPORARY_FOLDER = ".batch-norm-{}-"  # and some random characters; short, since the path of a socket has at most 107
 
 
 @dataclass(frozen=True)
@@ -215,13 +215,11 @@ def _keep_temporary_files_together() -> None:
 
     Workers leave TensorFlow's generated code there, since they end without Python's exit.
     """
-    root = Path(tempfile.gettempdir())
-    for left in root.glob(TEMPORARY_FOLDER.format("[0-9]*")):
-        if not psutil.pid_exists(int(left.name.split("-")[2].removesuffix(".tmp"))):
+    for left in Path(tempfile.gettempdir()).glob(TEMPORARY_FOLDER.format("[0-9]*") + "*"):
+        if not psutil.pid_exists(int(left.name.split("-")[2])):
             shutil.rmtree(left, ignore_errors=True)  # another user's, or being cleared by another process
-    folder = root / TEMPORARY_FOLDER.format(os.getpid())
-    folder.mkdir(exist_ok=True)
-    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    folder = tempfile.mkdtemp(prefix=TEMPORARY_FOLDER.format(os.getpid()))
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
     Finalize(None, shutil.rmtree, [folder], exitpriority=-101)  # -100 clears the fork server's own folder in it
 
 
