@@ -65,12 +65,14 @@ class Server:
             start_new_session=True,
         )
         read_until(self._process, "Application startup complete")
-        threading.Thread(target=self._process.stdout.read, daemon=True).start()  # a full pipe would stop the server
+        self._reader = threading.Thread(target=self._process.stdout.read, daemon=True)  # a full pipe would stop the server
+        self._reader.start()
 
     def kill(self) -> None:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+            self._reader.join()  # the pipe ends with the last of its processes, and only then is the port free
 
     def hang_up(self, times: int) -> None:
         """While the server is dead: take that many calls, and hang up on each."""
