@@ -1,6 +1,5 @@
 """Build the whole pipeline twice, on small synthetic data, and compare everything it leaves: files by hash, runs by content."""
 
-import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -11,6 +10,7 @@ from mlflow.entities import Run
 
 from checks.clone import Clone, copy_work_tree, shrink_to_synthetic_data
 from checks.lock import outputs, read_lock
+from pipeline.trial_result import sha256_of
 
 MEASURED_TIME = "epoch_seconds"
 TAGS = ("arm", "study", "trial_key", "data_md5", "kind", "dvc.stage")
@@ -70,4 +70,4 @@ def _describe(client: MlflowClient, run: Run) -> dict[str, object]:
 
 def _hash_files(folder: Path) -> dict[str, str]:
     files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {str(path.relative_to(folder)): sha256_of(path) for path in files}

@@ -3,8 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import reduce
+from collections.abc import Collection, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import PipelineError
+from pipeline.parameters import flatten
 
 LOCK = Path("dvc.lock")
 KEPT_IN_GIT = "reports/"  # other outputs are in DVC's cache
@@ -49,11 +49,10 @@ def stale_stages(root: Path = Path()) -> dict[str, list[str]]:
     """
     stages = read_lock(root)
     status: dict[str, list[Any]] = json.loads(_ask_dvc(root, "status", "--json"))
-    moved = {
-        stage: list(_moved(changes, stages.get(stage, {}).get("params", {}), outputs(stages), root)) for stage, changes in status.items()
-    }
+    made = outputs(stages)
+    moved = {stage: list(_moved(changes, stages.get(stage, {}).get("params", {}), made, root)) for stage, changes in status.items()}
     for stage, entry in stages.items():
-        moved.setdefault(stage, []).extend(_unlike_outputs(entry.get("deps", []), outputs(stages)))
+        moved.setdefault(stage, []).extend(_unlike_outputs(entry.get("deps", []), made))
     return {stage: sorted(set(names)) for stage, names in moved.items() if names}
 
 
@@ -78,24 +77,13 @@ def _moved(changes: list[Any], locked: dict[str, Any], made: dict[str, Entry], r
                 yield f"{path} ({how})"
 
 
-def _changed_parameters(path: str, groups: dict[str, str], locked: dict[str, Any], root: Path) -> Iterator[str]:
+def _changed_parameters(path: str, groups: Collection[str], locked: dict[str, Any], root: Path) -> Iterator[str]:
     """Name each single value that differs in the groups that DVC names."""
-    present = YAML(typ="safe").load((root / path).read_text(encoding="utf-8"))
-    for group in groups:
-        for key, before, after in _unlike_values(group, locked.get(group), reduce(_item, group.split("."), present)):
-            yield f"{path}: {key} ({before} → {after})"
-
-
-def _unlike_values(key: str, before: object, after: object) -> Iterator[tuple[str, object, object]]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        for name in {**before, **after}:
-            yield from _unlike_values(f"{key}.{name}", before.get(name), after.get(name))
-    elif before != after:
-        yield key, before, after
-
-
-def _item(node: object, key: str) -> object:
-    return node.get(key) if isinstance(node, dict) else None
+    before = dict(flatten(locked))
+    present = dict(flatten(YAML(typ="safe").load((root / path).read_text(encoding="utf-8"))))
+    for key in {**before, **present}:
+        if f"{key}.".startswith(tuple(f"{group}." for group in groups)) and before.get(key) != present.get(key):
+            yield f"{path}: {key} ({before.get(key)} → {present.get(key)})"
 
 
 def _is_made(path: str, made: dict[str, Entry]) -> bool:

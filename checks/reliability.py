@@ -10,7 +10,7 @@ from junitparser import JUnitXml, Properties, TestCase
 from pipeline.atomic import replacing
 from pipeline.command import run
 from pipeline.errors import PipelineError
-from pipeline.readme import README, replace_between
+from pipeline.readme import README, update_readme
 
 FIGURES = Path("checks/reliability.json")
 BEGIN = "<!-- reliability: made by make resilience -->"
@@ -42,13 +42,8 @@ def main() -> None:
             return
         with replacing(FIGURES) as temporary:
             temporary.write_text(json.dumps(count_figures(cases), indent=2) + "\n", encoding="utf-8")
-    present = README.read_text(encoding="utf-8")
-    current = replace_between(present, BEGIN, END, as_table(json.loads(FIGURES.read_text(encoding="utf-8"))))
-    if arguments.check and present != current:
-        raise PipelineError(f"{README}: its reliability figures are not those of {FIGURES}; run `make resilience`")
-    if present != current:
-        with replacing(README) as path:
-            path.write_text(current, encoding="utf-8")
+    figures = json.loads(FIGURES.read_text(encoding="utf-8"))
+    update_readme(BEGIN, END, as_table(figures), check=arguments.check, remedy="run `make resilience`")
 
 
 def count_figures(cases: list[TestCase]) -> dict[str, int]:

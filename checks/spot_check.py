@@ -5,7 +5,6 @@ results, histories and weights must be the same bit for bit; elsewhere, historie
 """
 
 import argparse
-import hashlib
 import random
 import secrets
 import tempfile
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from checks.comparison import DRIFT
 from checks.environment import read_environments
-from checks.trials import CommittedTrial, committed_trials, compare_trial, describe_rule
+from checks.trials import CommittedTrial, committed_trials, compare_trials, describe_rule
 from pipeline.command import run
 from pipeline.errors import PipelineError
 from pipeline.parameters import load_parameters
@@ -22,7 +21,7 @@ from pipeline.progress import TrialProgress
 from pipeline.results import read_committed
 from pipeline.runner import Finished, run_trials
 from pipeline.study import alone_with_trials
-from pipeline.trial_result import TrialResult
+from pipeline.trial_result import TrialResult, sha256_of
 
 DEFAULT_TRIALS = 2
 
@@ -39,11 +38,9 @@ def main() -> None:
     chosen = choose_trials(committed_trials(parameters, tables), arguments.trials, seed)
     print(f"retraining {', '.join(trial.name for trial in chosen)} (SEED={seed} picks the same again)", flush=True)
     with tempfile.TemporaryDirectory(prefix="spot-check-") as folder:
-        results = retrain(chosen, Path(folder))
-        comparisons = [
-            compare_trial(trial, result.read_history(), _sha256(result.weights), tables, environments.get(trial.stage_output, {}))
-            for trial, result in zip(chosen, results, strict=True)
-        ]
+        results = zip(chosen, retrain(chosen, Path(folder)), strict=True)
+        trained = [(trial, result.read_history(), sha256_of(result.weights)) for trial, result in results]
+    comparisons = compare_trials(trained, tables, environments)
     print(describe_rule(comparisons[0].environment))
     for comparison in comparisons:
         print(comparison.summary)
@@ -78,10 +75,6 @@ def retrain(trials: list[CommittedTrial], folder: Path) -> list[TrialResult]:
             if isinstance(event, Finished):
                 results[event.key] = event.result
     return [results[key] for key in keys]
-
-
-def _sha256(weights: Path) -> str:
-    return hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":

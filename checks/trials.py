@@ -1,5 +1,6 @@
 """The committed trials, and how trainings of the same compare with them."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -96,12 +97,20 @@ class Comparison:
         return f"{self.trial.name}: {self.verdict} ({counted}, {weights}){': ' if self.first_drift else ''}{self.first_drift}"
 
 
-def compare_trial(trial: CommittedTrial, history: pd.DataFrame, sha256: str, tables: Tables, made_in: dict[str, str]) -> Comparison:
-    """Compare a training's history (one row per epoch) and the SHA-256 of its weights with the committed ones, made in `made_in`."""
-    environment = unlike_environment(made_in)
-    tolerances = history_tolerances(tables.histories, across_instruction_sets()) if environment else None
-    values = compare_histories(tables.histories, history.assign(**trial.labels), tolerances)
-    return Comparison(trial, values, sha256 == trial.sha256, environment)
+def compare_trials(
+    trained: Iterable[tuple[CommittedTrial, pd.DataFrame, str]], tables: Tables, environments: Mapping[str, Mapping[str, str]]
+) -> list[Comparison]:
+    """Compare each training's history (one row per epoch) and the SHA-256 of its weights with the committed ones.
+
+    `environments` says in which environment each stage's output was made (of `read_environments`).
+    """
+    tolerances = history_tolerances(tables.histories, across_instruction_sets())
+    comparisons = []
+    for trial, history, sha256 in trained:
+        environment = unlike_environment(environments.get(trial.stage_output, {}))
+        values = compare_histories(tables.histories, history.assign(**trial.labels), tolerances if environment else None)
+        comparisons.append(Comparison(trial, values, sha256 == trial.sha256, environment))
+    return comparisons
 
 
 def describe_rule(environment: list[str]) -> str:

@@ -21,7 +21,7 @@ from checks.clone import clone_commit
 from checks.comparison import DRIFT, IDENTICAL, SPREADS, TRIAL, WITHIN, judge
 from checks.environment import read_environments
 from checks.lock import outputs, read_lock
-from checks.trials import Comparison, committed_trials, compare_trial, describe_rule
+from checks.trials import Comparison, committed_trials, compare_trials, describe_rule
 from pipeline.atomic import replacing
 from pipeline.command import run
 from pipeline.errors import PipelineError
@@ -84,22 +84,21 @@ def rebuild(committed: Path, rebuilt: Path) -> None:
 
 def compare_builds(committed: Path, rebuilt: Path) -> tuple[str, list[Row]]:
     """Compare metrics, trials and outputs; say by what rule, and give a row for each."""
-    trials = list(_compare_trials(committed, rebuilt))
+    trials = _compare_trials(committed, rebuilt)
     environment = sorted({name for trial in trials for name in trial.environment})
     rows = list(_compare_metrics(committed, rebuilt, exactly=not environment))
-    rows += [Row(f"trial {trial.trial.name}", "", trial.first_drift or "", trial.verdict) for trial in trials]
+    rows += [Row(f"trial {trial.trial.name}", "", trial.first_drift, trial.verdict) for trial in trials]
     rows += _compare_outputs(committed, rebuilt, exactly=not environment)
     return describe_rule(environment), rows
 
 
-def _compare_trials(committed: Path, rebuilt: Path) -> Iterator[Comparison]:
-    parameters, environments = load_parameters(committed / "params.yaml"), read_environments(committed)
+def _compare_trials(committed: Path, rebuilt: Path) -> list[Comparison]:
+    parameters = load_parameters(committed / "params.yaml")
     tables, anew = (read_committed(parameters, root / "reports") for root in (committed, rebuilt))
     histories = dict(iter(anew.histories.groupby(TRIAL)))
     weights = anew.weights.set_index(TRIAL)["sha256"].to_dict()
-    for trial in committed_trials(parameters, tables):
-        key = tuple(trial.labels.values())
-        yield compare_trial(trial, histories[key], weights[key], tables, environments.get(trial.stage_output, {}))
+    keys = [(trial, tuple(trial.labels.values())) for trial in committed_trials(parameters, tables)]
+    return compare_trials(((trial, histories[key], weights[key]) for trial, key in keys), tables, read_environments(committed))
 
 
 def _compare_metrics(committed: Path, rebuilt: Path, *, exactly: bool) -> Iterator[Row]:

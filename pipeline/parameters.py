@@ -108,6 +108,18 @@ def load_parameters(path: Path = PARAMETERS_FILE) -> Parameters:
     return parameters
 
 
+def flatten(settings: object, key: str = "") -> Iterator[tuple[str, object]]:
+    """Give each single setting with its dotted key; a list of plain values counts as one."""
+    if isinstance(settings, dict) and settings:
+        for name, value in settings.items():
+            yield from flatten(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(settings, list) and any(isinstance(item, dict) for item in settings):
+        for index, item in enumerate(settings):
+            yield from flatten(item, f"{key}[{index}]")
+    else:
+        yield key, settings
+
+
 def _check_studies(parameters: Parameters, path: Path) -> None:
     for arm in parameters.arms:
         _check_trial(parameters, arm, {}, f"{path}: arms.{arm}")

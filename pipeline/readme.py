@@ -24,13 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.readme", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the results in the README are not current")
     check = parser.parse_args().check
-    present = README.read_text(encoding="utf-8")
-    current = with_results(present, read_metrics(METRICS))
-    if check and present != current:
-        raise PipelineError(f"{README}: its results are not those of {METRICS}; run `python -m pipeline.readme`")
-    if present != current:
-        with replacing(README) as path:
-            path.write_text(current, encoding="utf-8")
+    update_readme(BEGIN, END, headline_results(read_metrics(METRICS)), check=check, remedy="run `python -m pipeline.readme`")
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
@@ -48,18 +42,33 @@ def read_metrics(path: Path) -> dict[str, Any]:
     return metrics
 
 
-def with_results(readme: str, metrics: dict[str, Any]) -> str:
-    """Put the headline results between the README's two markers.
+def headline_results(metrics: dict[str, Any]) -> str:
+    """Write the headline results as Markdown.
 
     Raises:
-        PipelineError: the markers are not there, or `metrics` lacks a headline figure.
+        PipelineError: `metrics` lacks a headline figure.
     """
     try:
         difference = metrics[f"{TRAIN}_differences"][f"{BATCH_NORM}_minus_{BASELINE}"]
-        results = render("readme.md", metrics=metrics, difference=difference)
+        return render("readme.md", metrics=metrics, difference=difference)
     except (KeyError, UndefinedError) as error:
         raise PipelineError(f"{METRICS}: lacks {error}; run `dvc repro --force report`") from None
-    return replace_between(readme, BEGIN, END, results)
+
+
+def update_readme(begin: str, end: str, block: str, *, remedy: str, check: bool = False) -> None:
+    """Put a block of Markdown between two marker lines of the README; with `check`, write nothing.
+
+    Raises:
+        PipelineError: the markers are not there, or with `check`, something else stands between them.
+    """
+    present = README.read_text(encoding="utf-8")
+    current = replace_between(present, begin, end, block)
+    if current == present:
+        return
+    if check:
+        raise PipelineError(f"{README}: what stands after '{begin}' is not current; {remedy}")
+    with replacing(README) as path:
+        path.write_text(current, encoding="utf-8")
 
 
 def replace_between(readme: str, begin: str, end: str, block: str) -> str:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from pipeline.command import run
 from pipeline.dataset import TRAIN_EVAL_EXAMPLES
 from pipeline.errors import PipelineError
 from pipeline.page import make_page
-from pipeline.parameters import Parameters, load_parameters
+from pipeline.parameters import Parameters, flatten, load_parameters
 from pipeline.plotting import draw
 from pipeline.rendering import render
 from pipeline.results import (
@@ -125,18 +124,6 @@ def describe(parameters: Parameters, results: Results, metrics: Metrics) -> dict
         "class_extremes": {arm: find_class_extremes(results.per_class, arm) for arm in (BASELINE, BATCH_NORM)},
         "largest_confusion": {arm: find_largest_confusion(results.confusion_matrix, arm) for arm in (BASELINE, BATCH_NORM)},
     }
-
-
-def flatten(settings: object, key: str = "") -> Iterator[tuple[str, object]]:
-    """Give each single setting with its dotted key; a list of plain values counts as one."""
-    if isinstance(settings, dict) and settings:
-        for name, value in settings.items():
-            yield from flatten(value, f"{key}.{name}" if key else str(name))
-    elif isinstance(settings, list) and any(isinstance(item, dict) for item in settings):
-        for index, item in enumerate(settings):
-            yield from flatten(item, f"{key}[{index}]")
-    else:
-        yield key, settings
 
 
 def check_files(files: dict[str, str], folder: Path) -> None:

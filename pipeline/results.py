@@ -1,6 +1,5 @@
 """What the earlier stages measured: read from their outputs, or from the tables that the report keeps, and checked."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import pandas as pd
 
 from pipeline.errors import PipelineError
 from pipeline.parameters import Parameters, Study
+from pipeline.trial_result import sha256_of
 
 RESULTS = Path("results")
 EVALUATION = RESULTS / "evaluate"
@@ -173,15 +173,15 @@ def _read_cells(parameters: Parameters) -> Iterator[tuple[pd.DataFrame, pd.DataF
         epochs = {arm: parameters.trial_config(arm, {}, seed=0).epochs for arm in arms}
         _check_history(folder / "history.csv", history, {(arm, seed): epochs[arm] for arm in arms for seed in seeds})
         weights = history[TRIAL].drop_duplicates(ignore_index=True)
-        weights["sha256"] = [_sha256(folder / "weights" / f"seed-{seed}.weights.h5", remedy) for seed in weights["seed"]]
+        weights["sha256"] = [_hash_weights(folder / "weights" / f"seed-{seed}.weights.h5", remedy) for seed in weights["seed"]]
         for table in (history, weights):
             table.insert(0, "study", study)
         yield history, weights
 
 
-def _sha256(path: Path, remedy: str) -> str:
+def _hash_weights(path: Path, remedy: str) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256_of(path)
     except FileNotFoundError:
         raise PipelineError(f"{path}: not found; {remedy}") from None
 

@@ -66,5 +66,11 @@ def diverged(history: pd.DataFrame) -> bool:
     return not bool(np.isfinite(history[losses].to_numpy()).all())
 
 
+def sha256_of(path: Path) -> str:
+    """Hash a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _checksums(folder: Path) -> dict[str, str]:
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (HISTORY, WEIGHTS)}
+    return {name: sha256_of(folder / name) for name in (HISTORY, WEIGHTS)}
