@@ -47,6 +47,7 @@ LEDGER_VARIABLE = "TRIAL_LEDGER"
 DRIVER_TAG = "driver"
 RETRIES_VARIABLE = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 LOCKED = "database is locked"
+SECONDS_BETWEEN_CALLS = 1
 LOCKED_SECONDS = 240  # as long as MLflow asks a server again, by default
 CREDENTIALS = re.compile(r"//[^/@\s]*@")
 
@@ -215,6 +216,7 @@ def _patiently(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any: 
             if LOCKED not in str(error) or time.monotonic() > deadline:
                 raise
             print("another process keeps the tracking store locked; waiting for it", flush=True)
+            time.sleep(SECONDS_BETWEEN_CALLS)  # MLflow has mostly waited already, but sqlite may refuse at once
 
 
 def ledger_is_on() -> bool:
