@@ -31,6 +31,7 @@ from pipeline.results import (
 )
 from pipeline.summary import Metrics, find_class_extremes, find_largest_confusion, headline_metrics, reference_size, summarize_results
 from pipeline.tracking import Ledger
+from pipeline.trial_result import DIVERGED_LOSS
 
 FIGURES = "figures"
 
@@ -119,6 +120,7 @@ def describe(parameters: Parameters, results: Results, metrics: Metrics) -> dict
         "theory": theory,
         "zip": zip,
         "updates": theory.updates_per_epoch(images["train"], batch_norm.batch_size),
+        "diverged_loss": DIVERGED_LOSS,
         "diverged": results.trials[results.trials["diverged"]].to_dict("records"),
         "trials": len(results.trials),
         "class_extremes": {arm: find_class_extremes(results.per_class, arm) for arm in (BASELINE, BATCH_NORM)},

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from pipeline.errors import PipelineError
 from pipeline.parameters import Parameters, Study
-from pipeline.trial_result import sha256_of
+from pipeline.trial_result import diverged, sha256_of
 
 RESULTS = Path("results")
 EVALUATION = RESULTS / "evaluate"
@@ -25,7 +24,6 @@ GRID = "batch_size_grid"
 
 TRIAL = ["arm", "batch_size", "seed"]
 STORED = ["val_loss", "val_accuracy"]
-LOSSES = ["loss", "val_loss", "train_eval_loss"]
 RECALIBRATED = [f"{metric}_recalibrated" for metric in STORED]
 HISTORY_COLUMNS = [*TRIAL, "epoch", "loss", "accuracy", *STORED, "train_eval_loss", "train_eval_accuracy"]
 EVALUATION_COLUMNS = {
@@ -193,14 +191,14 @@ def _check_history(path: Path, history: pd.DataFrame, declared: dict[tuple[str, 
         trial = history[(history["arm"] == arm) & (history["seed"] == seed)]
         if trial["epoch"].tolist() != list(range(1, len(trial) + 1)):
             raise PipelineError(f"{path}: epochs of {arm}, seed {seed}, do not count up from 1; run `dvc repro --force`")
-        if len(trial) != epochs and np.isfinite(trial[LOSSES].to_numpy()).all():
+        if len(trial) != epochs and not diverged(trial):
             raise PipelineError(f"{path}: {arm}, seed {seed}, has {len(trial)} epochs where params.yaml says {epochs}; run `dvc repro`")
 
 
 def _has_diverged(histories: pd.DataFrame) -> "pd.Series[bool]":
-    """Whether each row belongs to a trial with a loss that is not finite."""
-    finite = histories.assign(finite=np.isfinite(histories[LOSSES].to_numpy()).all(axis=1))
-    return ~finite.groupby(["study", *TRIAL])["finite"].transform("all")
+    """Whether each row belongs to a trial that diverged."""
+    trials = histories.groupby(["study", *TRIAL])
+    return pd.concat([pd.Series(diverged(trial), index=trial.index) for _, trial in trials]).sort_index()
 
 
 def _finished(histories: pd.DataFrame) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,14 @@ import numpy as np
 import pandas as pd
 
 from pipeline.atomic import replacing
+from pipeline.cifar10 import CLASSES
 
 FINISHED_TRIALS = Path(".trials")
 HISTORY = "history.csv"
 WEIGHTS = "model.weights.h5"
 CHECKSUMS = "sha256.json"
 FILES = (HISTORY, WEIGHTS, CHECKSUMS)
+DIVERGED_LOSS = 10 * math.log(len(CLASSES))  # nats: ten times the loss of equal probabilities for all classes
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,13 @@ def save_result(result: TrialResult, history: pd.DataFrame, save_weights: Callab
 
 
 def diverged(history: pd.DataFrame) -> bool:
-    """Whether a loss of the trial, in training or in an evaluation, was no longer finite."""
-    losses = [name for name in history if "loss" in str(name)]
-    return not bool(np.isfinite(history[losses].to_numpy()).all())
+    """Whether a loss of the trial, in training or in an evaluation, was not finite, or its last training loss is above DIVERGED_LOSS.
+
+    An evaluation's loss alone may be that high: moving averages can spoil it while training goes well.
+    """
+    # What was not measured (recalibrated, without Batch Normalization) has no accuracy either.
+    losses = [history.loc[history[loss.replace("loss", "accuracy")].notna(), loss] for loss in map(str, history) if "loss" in loss]
+    return not all(np.isfinite(loss).all() for loss in losses) or bool(history["loss"].iloc[-1] > DIVERGED_LOSS)
 
 
 def sha256_of(path: Path) -> str:

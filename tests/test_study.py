@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import keras
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -26,7 +27,7 @@ from pipeline.parameters import load_parameters
 from pipeline.runner import EpochEnded
 from pipeline.study import run_cell
 from pipeline.trial_key import trial_key
-from pipeline.trial_result import result_of, save_result
+from pipeline.trial_result import DIVERGED_LOSS, diverged, result_of, save_result
 from tests.conftest import ROOT, kill_workers
 
 
@@ -178,15 +179,37 @@ def test_a_new_seed_trains_only_itself(project):
 
 
 @pytest.mark.reliability
-def test_a_diverged_trial_is_recorded_with_its_history_and_left_out_of_the_means(project, record_property):
-    change("trial", optimizer="sgd", learning_rate=1e6, kernel_gain=1e6, epochs=50, hidden_units=[32, 16])
+@pytest.mark.parametrize(
+    ("setting", "finite"),
+    [({"learning_rate": 1e3}, True), ({"optimizer": "sgd", "learning_rate": 1e6, "kernel_gain": 1e6}, False)],
+    ids=["huge losses", "losses that are not numbers"],
+)
+def test_a_diverged_trial_is_recorded_with_its_history_and_left_out_of_the_means(project, record_property, setting, finite):
+    change("trial", epochs=20, hidden_units=[32, 16], **setting)
     run_cell("train", "baseline", {}, project / "results")
     history = pd.read_csv(project / "results/history.csv")
     assert history["seed"].unique().tolist() == [0, 1]
-    assert len(history) < 2 * 50  # nothing can be learned once a loss is not finite
+    assert np.isfinite(history["loss"]).all() == finite
+    assert (len(history) == 2 * 20) == finite  # nothing can be learned once a loss is not finite
     assert json.loads((project / "results/metrics.json").read_text()) == {"diverged": 2}
     assert [(run.info.status, run.data.metrics["diverged"]) for run in runs()] == [("FINISHED", 1.0)] * 2
     record_property("divergences_recorded", 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("loss", [1e9, 2.0], False),  # at the start only
+        ("loss", [2.0, 1.1 * DIVERGED_LOSS], True),
+        ("val_loss", [2.0, 1e9], False),  # the moving averages' doing
+        ("val_loss", [np.inf, 2.0], True),
+        ("val_loss_recalibrated", [2.0, np.nan], True),
+    ],
+)
+def test_a_trial_has_diverged_when_a_loss_is_no_number_or_training_ends_far_above_chance(name, values, expected):
+    history = pd.DataFrame({"loss": [2.0, 1.0], "accuracy": 0.3, "val_loss": 2.0, "val_accuracy": 0.3})
+    assert not diverged(history.assign(val_loss_recalibrated=np.nan, val_accuracy_recalibrated=np.nan))  # not measured
+    assert diverged(history.assign(val_accuracy_recalibrated=0.3, val_loss_recalibrated=2.0).assign(**{name: values})) == expected
 
 
 @pytest.mark.reliability

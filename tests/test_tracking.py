@@ -14,7 +14,7 @@ from pipeline.tracking import EXPERIMENT, Ledger, ledger_is_on
 from pipeline.trial_result import TrialResult, save_result
 
 KEY = "a" * 64
-HISTORY = pd.DataFrame({"epoch": [1.0, 2.0], "loss": [1.5, 1.0], "val_accuracy": [0.4, 0.3]})
+HISTORY = pd.DataFrame({"epoch": [1.0, 2.0], "loss": [1.5, 1.0], "accuracy": [0.5, 0.6], "val_accuracy": [0.4, 0.3]})
 
 
 @pytest.fixture
