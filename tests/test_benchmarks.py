@@ -37,7 +37,8 @@ def test_project_and_notebook_do_the_same_work_and_are_timed(folder, monkeypatch
     ]
     assert all(row["same_work"] for row in rows), [row["losses"] for row in rows]
     for row in rows:
-        assert row["images_per_s"]["median"] == pytest.approx(row["processes"] * 32 / row["step_ms"]["median"] * 1e3, rel=0.5)
+        at_equal_speed = row["processes"] * 32 / row["step_ms"]["median"] * 1e3
+        assert row["images_per_s"]["median"] >= at_equal_speed * (1 - 1e-9)  # more, if one process had a busier core than the other
         assert 0.1 < row["peak_memory_gb"] < 10
         assert row["first_step_s"] > row["step_ms"]["median"] / 1e3
 
