@@ -62,6 +62,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "the environments are those of dvc.lock": check_environments,
     "reports are what their tables give": _check_generated("pipeline.report"),
     "the README's results are those of the reports": _check_generated("pipeline.readme"),
+    "the README's reliability figures are those that were counted": _check_generated("checks.reliability"),
     "the whole pipeline, built twice, gives the same files and runs": _check_double_build,
 }
 

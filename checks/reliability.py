@@ -42,7 +42,10 @@ def main() -> None:
             return
         with replacing(FIGURES) as temporary:
             temporary.write_text(json.dumps(count_figures(cases), indent=2) + "\n", encoding="utf-8")
-    figures = json.loads(FIGURES.read_text(encoding="utf-8"))
+    try:
+        figures = json.loads(FIGURES.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PipelineError(f"{FIGURES}: not found; run `make resilience`") from None
     update_readme(BEGIN, END, as_table(figures), check=arguments.check, remedy="run `make resilience`")
 
 
