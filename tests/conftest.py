@@ -14,6 +14,7 @@ for name in [name for name in os.environ if name.startswith(("MLFLOW_", "DVC_", 
 import numpy as np
 import psutil
 import pytest
+from filelock import FileLock
 
 from checks.clone import ROOT, Clone, copy_work_tree, shrink_to_synthetic_data
 from pipeline.dataset import Examples
@@ -62,7 +63,7 @@ class Project(Clone):
         )
 
     def copy(self, root: Path) -> "Project":
-        project = Project(shutil.copytree(self.root, root))
+        project = Project(shutil.copytree(self.root, root, symlinks=True))
         project.environment = dict(self.environment)
         return project
 
@@ -72,6 +73,23 @@ def clone_project(root: Path) -> Project:
     project = Project(copy_work_tree(root).root)
     shrink_to_synthetic_data(project, root.parent / f"{root.name}-mirror")
     return project
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory) -> Project:
+    """The clone after its first `dvc repro`, its results committed: made once for all test processes, and not to be changed."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    made = shared / "built.made"
+    with FileLock(shared / "built.lock"):
+        if not made.exists():
+            project = clone_project(shared / "built")
+            project.succeed("dvc", "repro")
+            project.succeed("python", "-m", "checks.environment")
+            project.succeed("python", "-m", "pipeline.readme")
+            project.commit("results")
+            made.touch()
+    return Project(shared / "built")
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> None:

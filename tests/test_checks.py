@@ -1,6 +1,5 @@
 """The reproducibility checks on a project that was really built, and on copies of it in which something is wrong."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -16,18 +15,6 @@ from checks.double_build import unlike_outputs, unlike_runs
 from checks.environment import check_environments
 from checks.lock import stale_stages
 from pipeline.errors import PipelineError
-from tests.conftest import clone_project
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Clone:
-    """A project with committed results; not to be changed."""
-    project = clone_project(tmp_path_factory.mktemp("checks") / "built")
-    project.succeed("dvc", "repro")
-    project.succeed("python", "-m", "checks.environment")
-    project.succeed("python", "-m", "pipeline.readme")
-    project.commit("results")
-    return project
 
 
 @pytest.fixture
@@ -40,8 +27,7 @@ def fresh(built, tmp_path) -> Clone:
 @pytest.fixture
 def copy(built, tmp_path) -> Clone:
     """A copy with data, results and runs."""
-    shutil.copytree(built.root, tmp_path / "copy", symlinks=True)
-    return Clone(tmp_path / "copy")
+    return built.copy(tmp_path / "copy")
 
 
 def edit(path: Path, old: str, new: str) -> None:

@@ -9,15 +9,12 @@ from mlflow.entities import Run
 from ruamel.yaml import YAML
 
 from checks.clone import Clone
-from tests.conftest import clone_project
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Clone:
-    """The clone, after its first `dvc repro`."""
-    project = clone_project(tmp_path_factory.mktemp("pipeline") / "clone")
-    project.succeed("dvc", "repro")
-    return project
+def project(built, tmp_path_factory) -> Clone:
+    """A copy of the clone after its first `dvc repro`."""
+    return built.copy(tmp_path_factory.mktemp("pipeline") / "clone")
 
 
 def runs_of(project: Clone, kind: str = "trial") -> list[Run]:
@@ -79,7 +76,6 @@ def test_a_second_repro_has_nothing_to_do(project):
 
 
 def test_metrics_plots_and_parameters_can_be_shown_and_compared(project):
-    project.commit("results")
     assert "reports/metrics.json" in project.succeed("dvc", "metrics", "show", "--json")
     assert json.loads(project.succeed("dvc", "metrics", "diff", "--json")) == {}
     assert "trial" in project.succeed("dvc", "params", "diff", "--all", "--json")
