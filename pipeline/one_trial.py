@@ -9,8 +9,7 @@ from pipeline.command import run
 from pipeline.dataset import data_md5
 from pipeline.errors import PipelineError
 from pipeline.parameters import explain, load_parameters
-from pipeline.study import Trial, alone_with_trials, complete, forget
-from pipeline.tracking import Ledger
+from pipeline.study import Trial, alone_with_trials, complete, forget, open_ledger
 from pipeline.trial_key import trial_key
 from pipeline.trial_result import result_of
 
@@ -20,7 +19,7 @@ def main() -> None:
     project_run = os.environ.get("MLFLOW_RUN_ID")
     trial = _parse_trial()
     key = trial_key(trial.config, trial.data_md5)
-    with alone_with_trials(), Ledger() as ledger:
+    with alone_with_trials(), open_ledger() as ledger:
         complete(ledger, {key: trial})
         last_epoch = {str(name): float(value) for name, value in result_of(key).read_history().iloc[-1].items()}
         forget({key: trial})

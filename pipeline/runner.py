@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.util import Finalize
@@ -195,6 +196,12 @@ def call_in_worker(function: Any, *arguments: Any) -> Any:  # noqa: ANN401 - pas
     """Call a function in a process where TensorFlow is already imported, and return what it returns."""
     with ProcessPool(1, context=_warm_context(), initializer=_prepare_worker, initargs=[None]) as pool:
         return pool.schedule(function, args=arguments).result()
+
+
+def warm_up() -> None:
+    """Let the fork server begin to import TensorFlow, and do not wait for it."""
+    _warm_context()
+    forkserver.ensure_running()
 
 
 def _warm_context() -> ForkServerContext:

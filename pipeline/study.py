@@ -1,12 +1,14 @@
 """Gives one cell of a study (an arm at one level, all seeds) its results: from the ledger, or by running trials."""
 
+from __future__ import annotations
+
 import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
@@ -17,12 +19,14 @@ from pipeline.errors import PipelineError
 from pipeline.parameters import Cell, Parameters, load_parameters
 from pipeline.progress import TrialProgress
 from pipeline.provenance import stage_tags
-from pipeline.runner import EpochEnded, Event, Finished, Interrupted, Started, call_in_worker, run_trials
+from pipeline.runner import EpochEnded, Event, Finished, Interrupted, Started, call_in_worker, run_trials, warm_up
 from pipeline.statistics import summarize
-from pipeline.tracking import Ledger, ledger_is_on, log_models
 from pipeline.trial_config import TrialConfig
 from pipeline.trial_key import trial_key
 from pipeline.trial_result import FINISHED_TRIALS, diverged, result_of
+
+if TYPE_CHECKING:
+    from pipeline.tracking import Ledger
 
 TRIALS_LOCK = Path(".dvc/tmp/trials.lock")
 
@@ -63,7 +67,7 @@ def run_cell(study: str, arm: str, level: dict[str, Any], output: Path) -> None:
     if cell not in list(parameters.cells()):
         raise PipelineError(f"params.yaml: studies.{study}: has no arm '{arm}' at level {level}, which this stage needs; declare it there")
     trials = _trials_of(parameters, cell, md5)
-    with alone_with_trials(), Ledger() as ledger:
+    with alone_with_trials(), open_ledger() as ledger:
         run_ids = complete(ledger, trials, ahead=_trials_after(parameters, cell, md5))
         if parameters.studies[study].log_models:
             _log_missing_models(ledger, trials, run_ids)
@@ -108,12 +112,22 @@ def alone_with_trials() -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def open_ledger() -> Iterator[Ledger]:
+    """Connect to the ledger; meanwhile TensorFlow is imported for the workers."""
+    warm_up()
+    from pipeline.tracking import Ledger  # here, since this import takes as long as half of TensorFlow's
+
+    with Ledger() as ledger:
+        yield ledger
+
+
 def complete(ledger: Ledger, trials: Trials, ahead: Trials | None = None) -> dict[str, str]:
     """See to it that every trial's result is on disk and in the ledger; return the run ids by trial key.
 
     Workers with nothing else to do take up trials of `ahead` meanwhile; what they finish is in the ledger too.
     """
-    if ledger_is_on():
+    if ledger.is_on:
         run_ids = _read_back(ledger, trials)
     else:
         run_ids, ahead = {}, None  # nobody would read back what was trained ahead
@@ -205,6 +219,8 @@ class _Recorder:
 
 
 def _log_missing_models(ledger: Ledger, trials: Trials, run_ids: Mapping[str, str]) -> None:
+    from pipeline.tracking import log_models
+
     missing = ledger.without_model(run_ids[key] for key in trials)
     weights = {key: result_of(key).weights.resolve() for key in trials}
     models = {run_ids[key]: (trial.config, weights[key]) for key, trial in trials.items() if run_ids[key] in missing}

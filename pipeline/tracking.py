@@ -81,6 +81,18 @@ class Ledger:
         if isinstance(error, (MlflowException, RequestException)):
             raise self._explained(error) from None
 
+    @property
+    def is_on(self) -> bool:
+        """Whether finished trials are read back; TRIAL_LEDGER=off trains everything anew, for verification.
+
+        Raises:
+            PipelineError: the variable is neither `on` nor `off`.
+        """
+        value = os.environ.get(LEDGER_VARIABLE, "on")
+        if value not in ("on", "off"):
+            raise PipelineError(f"{LEDGER_VARIABLE}: should be on or off (got {value!r})")
+        return value == "on"
+
     def find(self, trial_key: str) -> Run | None:
         """Return the finished run of the trial with this key, if there is one in any experiment of the store."""
         experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
@@ -217,18 +229,6 @@ def _patiently(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any: 
                 raise
             print("another process keeps the tracking store locked; waiting for it", flush=True)
             time.sleep(SECONDS_BETWEEN_CALLS)  # MLflow has mostly waited already, but sqlite may refuse at once
-
-
-def ledger_is_on() -> bool:
-    """Whether finished trials are read back; TRIAL_LEDGER=off trains everything anew, for verification.
-
-    Raises:
-        PipelineError: the variable is neither `on` nor `off`.
-    """
-    value = os.environ.get(LEDGER_VARIABLE, "on")
-    if value not in ("on", "off"):
-        raise PipelineError(f"{LEDGER_VARIABLE}: should be on or off (got {value!r})")
-    return value == "on"
 
 
 def log_models(tracking_uri: str, trials: dict[str, tuple[TrialConfig, Path]]) -> None:

@@ -26,6 +26,7 @@ from pipeline.model import build_model
 from pipeline.parameters import load_parameters
 from pipeline.runner import EpochEnded
 from pipeline.study import run_cell
+from pipeline.tracking import Ledger
 from pipeline.trial_key import trial_key
 from pipeline.trial_result import DIVERGED_LOSS, diverged, result_of, save_result
 from tests.conftest import ROOT, kill_workers
@@ -133,7 +134,7 @@ def test_logs_at_the_next_start_what_could_not_be_logged(project, monkeypatch):
         raise RuntimeError("the store is gone")
 
     with monkeypatch.context() as broken, pytest.raises(RuntimeError):
-        broken.setattr(study.Ledger, "finish", fail)
+        broken.setattr(Ledger, "finish", fail)
         run_cell("train", "baseline", {}, project / "results")
     kept = [folder.name for folder in (project / ".trials").iterdir() if not folder.name.startswith(".")]
     assert kept

@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.errors import PipelineError
-from pipeline.tracking import EXPERIMENT, Ledger, ledger_is_on
+from pipeline.tracking import EXPERIMENT, Ledger
 from pipeline.trial_result import TrialResult, save_result
 
 KEY = "a" * 64
@@ -153,9 +153,10 @@ def test_a_server_that_nobody_answers_at_is_one_clear_error(monkeypatch):
 
 
 def test_the_ledger_can_be_switched_off(monkeypatch):
-    assert ledger_is_on()
+    ledger = Ledger()
+    assert ledger.is_on
     monkeypatch.setenv("TRIAL_LEDGER", "off")
-    assert not ledger_is_on()
+    assert not ledger.is_on
     monkeypatch.setenv("TRIAL_LEDGER", "perhaps")
     with pytest.raises(PipelineError, match="TRIAL_LEDGER"):
-        ledger_is_on()
+        assert ledger.is_on
