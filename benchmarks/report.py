@@ -11,12 +11,11 @@ from matplotlib.figure import Figure
 
 from benchmarks.figures import LABELS, best, by_growth, contender_label, growth, images_per_s, parts, plain
 from benchmarks.steps import REFERENCE_BATCH_SIZE
-from pipeline.atomic import replacing
 from pipeline.command import run
 from pipeline.errors import PipelineError
 from pipeline.plotting import draw
-from pipeline.readme import README, replace_between
-from pipeline.report import FIGURES, write_files
+from pipeline.readme import update_readme
+from pipeline.report import FIGURES, check_files, write_files
 from pipeline.wording import percent
 
 Json = dict[str, Any]
@@ -26,6 +25,7 @@ RESULTS = FOLDER / "results.json"
 TEMPLATES = Path(__file__).parent / "templates"
 BEGIN = "<!-- speed: made by python -m benchmarks.report -->"
 END = "<!-- end of speed -->"
+REMEDY = "run `python -m benchmarks.report`"
 
 
 class Goal(NamedTuple):
@@ -59,22 +59,27 @@ GOALS = {
 
 
 def main() -> None:
-    """Take no arguments, and write the report."""
-    argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__).parse_args()
-    write_report()
+    """Write the report, or with --check only compare."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if page, figures and README are not what results.json gives"
+    )
+    write_report(check=parser.parse_args().check)
 
 
-def write_report() -> None:
-    """Write page, figures and the README's headline figures from results.json."""
+def write_report(*, check: bool = False) -> None:
+    """Write page, figures and the README's headline figures from results.json; with `check`, only compare.
+
+    Raises:
+        PipelineError: results.json cannot be read, or with `check`, something is not what it gives.
+    """
     results = read_results(RESULTS)
-    write_files(make_report(results), FOLDER)
-    with replacing(README) as path:
-        path.write_text(with_speed(README.read_text(encoding="utf-8"), results), encoding="utf-8")
-
-
-def with_speed(readme: str, results: Json) -> str:
-    """Put the headline figures of speed between their markers in the project's README."""
-    return replace_between(readme, BEGIN, END, render(results, "headline.md.jinja"))
+    files = make_report(results)
+    if check:
+        check_files(files, FOLDER, REMEDY)
+    else:
+        write_files(files, FOLDER)
+    update_readme(BEGIN, END, render(results, "headline.md.jinja"), check=check, remedy=REMEDY)
 
 
 def read_results(path: Path) -> Json:

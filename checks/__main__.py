@@ -28,8 +28,9 @@ def main() -> None:
 def _passes(name: str, check: Callable[[], None]) -> bool:
     try:
         check()
-    except PipelineError as fault:
-        print(f"FAILED  {name}: {fault}", flush=True)
+    except Exception as fault:  # whatever stops one check, the others are still asked
+        unforeseen = "" if isinstance(fault, PipelineError) else f"{type(fault).__name__}: "
+        print(f"FAILED  {name}: {unforeseen}{' '.join(str(fault).split())}", flush=True)
         return False
     print(f"passed  {name}", flush=True)
     return True
@@ -46,7 +47,7 @@ def _check_generated(*module: str) -> Callable[[], None]:
     def check() -> None:
         done = subprocess.run([sys.executable, "-m", *module, "--check"], capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise PipelineError(done.stderr.strip().removeprefix("error: "))
+            raise PipelineError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
 
     return check
 
@@ -62,6 +63,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "the environments are those of dvc.lock": check_environments,
     "reports are what their tables give": _check_generated("pipeline.report"),
     "the README's results are those of the reports": _check_generated("pipeline.readme"),
+    "the figures of speed are those that were measured": _check_generated("benchmarks.report"),
     "the README's reliability figures are those that were counted": _check_generated("checks.reliability"),
     "the whole pipeline, built twice, gives the same files and runs": _check_double_build,
 }

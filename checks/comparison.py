@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.environment import result_environment
+from pipeline.errors import PipelineError
+from pipeline.results import has_diverged
 
 TRIAL = ["study", "arm", "batch_size", "seed"]
 EPOCH = [*TRIAL, "epoch"]
@@ -60,9 +62,9 @@ def history_tolerances(histories: pd.DataFrame, across_instruction_sets: Mapping
     """How far apart two trainings of one trial may be where the bits differ: by study, arm, batch size, epoch and metric.
 
     It is the larger of 5·√2 standard deviations between seeds (pooled over five neighbouring epochs) and the largest
-    difference that was measured between instruction sets.
+    difference that was measured between instruction sets. A trial that diverged has no part in it.
     """
-    table = _long(histories).groupby(CELL_EPOCH)["value"].var().rename("variance").reset_index()
+    table = _long(histories[~has_diverged(histories)]).groupby(CELL_EPOCH)["value"].var().rename("variance").reset_index()
     cells = table.groupby([name for name in CELL_EPOCH if name != "epoch"])["variance"]
     pooled = cells.transform(lambda variances: variances.rolling(EPOCHS_POOLED, center=True, min_periods=1).mean())
     measured = table["metric"].map(across_instruction_sets).fillna(0.0)
@@ -70,9 +72,16 @@ def history_tolerances(histories: pd.DataFrame, across_instruction_sets: Mapping
 
 
 def across_instruction_sets() -> dict[str, float]:
-    """The largest difference of each metric that `python -m benchmarks instruction_sets` measured."""
-    measured: dict[str, float] = json.loads(BENCHMARK.read_text(encoding="utf-8"))["instruction_sets"]["largest_difference"]
-    return measured
+    """The largest difference of each metric that `python -m benchmarks instruction_sets` measured.
+
+    Raises:
+        PipelineError: benchmarks/results.json does not hold them.
+    """
+    try:
+        measured = json.loads(BENCHMARK.read_text(encoding="utf-8"))["instruction_sets"]["largest_difference"]
+        return {name: float(difference) for name, difference in measured.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise PipelineError(f"benchmarks/{BENCHMARK.name}: holds no differences between instruction sets; take it back from git") from None
 
 
 def _long(histories: pd.DataFrame) -> pd.DataFrame:

@@ -39,7 +39,7 @@ def read_environments(root: Path = Path()) -> dict[str, dict[str, str]]:
     """
     try:
         groups = json.loads((root / COMMITTED).read_text(encoding="utf-8"))
-        return {cell: group["environment"] for group in groups for cell in group["made"]}
+        return {str(cell): dict(group["environment"]) for group in groups for cell in group["made"]}
     except FileNotFoundError:
         raise PipelineError(f"{COMMITTED}: not found; run `make repro` to make it") from None
     except (ValueError, TypeError, KeyError):

@@ -42,11 +42,7 @@ def main() -> None:
             return
         with replacing(FIGURES) as temporary:
             temporary.write_text(json.dumps(count_figures(cases), indent=2) + "\n", encoding="utf-8")
-    try:
-        figures = json.loads(FIGURES.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PipelineError(f"{FIGURES}: not found; run `make resilience`") from None
-    update_readme(BEGIN, END, as_table(figures), check=arguments.check, remedy="run `make resilience`")
+    update_readme(BEGIN, END, as_table(read_figures()), check=arguments.check, remedy="run `make resilience`")
 
 
 def count_figures(cases: list[TestCase]) -> dict[str, int]:
@@ -63,6 +59,21 @@ def count_figures(cases: list[TestCase]) -> dict[str, int]:
     if missing := [name for name in MEANINGS if name not in counted]:
         raise PipelineError(f"no test counted {', '.join(missing)}; run all of `make resilience`")
     return {name: counted[name] for name in MEANINGS}
+
+
+def read_figures() -> dict[str, int]:
+    """Read the committed figures.
+
+    Raises:
+        PipelineError: they are missing, or not as `make resilience` writes them.
+    """
+    try:
+        figures = json.loads(FIGURES.read_text(encoding="utf-8"))
+        return {name: int(figures[name]) for name in MEANINGS}
+    except FileNotFoundError:
+        raise PipelineError(f"{FIGURES}: not found; run `make resilience`") from None
+    except (ValueError, TypeError, KeyError):
+        raise PipelineError(f"{FIGURES}: not as `make resilience` writes it; run that") from None
 
 
 def as_table(figures: dict[str, int]) -> str:

@@ -11,7 +11,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from checks.comparison import DRIFT
+from checks.comparison import DRIFT, across_instruction_sets, history_tolerances
 from checks.environment import read_environments
 from checks.trials import CommittedTrial, committed_trials, compare_trials, describe_rule
 from pipeline.command import run
@@ -35,13 +35,14 @@ def main() -> None:
     seed = secrets.randbelow(2**32) if arguments.seed is None else arguments.seed
     parameters, environments = load_parameters(), read_environments()
     tables = read_committed(parameters)
+    tolerances = history_tolerances(tables.histories, across_instruction_sets())
     chosen = choose_trials(committed_trials(parameters, tables), arguments.trials, seed)
     print(f"retraining {', '.join(trial.name for trial in chosen)} (SEED={seed} picks the same again)", flush=True)
     with tempfile.TemporaryDirectory(prefix="spot-check-") as folder:
         results = zip(chosen, retrain(chosen, Path(folder)), strict=True)
         trained = [(trial, result.read_history(), sha256_of(result.weights)) for trial, result in results]
-    comparisons = compare_trials(trained, tables, environments)
-    print(describe_rule(comparisons[0].environment))
+    comparisons = compare_trials(trained, tables, environments, tolerances)
+    print(describe_rule(sorted({name for comparison in comparisons for name in comparison.environment})))
     for comparison in comparisons:
         print(comparison.summary)
     if drifted := [comparison.trial.name for comparison in comparisons if comparison.verdict == DRIFT]:

@@ -10,9 +10,7 @@ from checks.comparison import (
     IDENTICAL,
     TRIAL,
     WITHIN,
-    across_instruction_sets,
     compare_histories,
-    history_tolerances,
     unlike_environment,
 )
 from pipeline.parameters import Parameters
@@ -98,13 +96,16 @@ class Comparison:
 
 
 def compare_trials(
-    trained: Iterable[tuple[CommittedTrial, pd.DataFrame, str]], tables: Tables, environments: Mapping[str, Mapping[str, str]]
+    trained: Iterable[tuple[CommittedTrial, pd.DataFrame, str]],
+    tables: Tables,
+    environments: Mapping[str, Mapping[str, str]],
+    tolerances: pd.DataFrame,
 ) -> list[Comparison]:
     """Compare each training's history (one row per epoch) and the SHA-256 of its weights with the committed ones.
 
-    `environments` says in which environment each stage's output was made (of `read_environments`).
+    `environments` says in which environment each stage's output was made (of `read_environments`), `tolerances` how far values
+    may be off in another (of `history_tolerances`).
     """
-    tolerances = history_tolerances(tables.histories, across_instruction_sets())
     comparisons = []
     for trial, history, sha256 in trained:
         environment = unlike_environment(environments.get(trial.stage_output, {}))

@@ -18,7 +18,7 @@ from typing import Any
 from junitparser import Failure, JUnitXml, TestCase, TestSuite
 
 from checks.clone import clone_commit
-from checks.comparison import DRIFT, IDENTICAL, SPREADS, TRIAL, WITHIN, judge
+from checks.comparison import DRIFT, IDENTICAL, SPREADS, TRIAL, WITHIN, across_instruction_sets, history_tolerances, judge
 from checks.environment import read_environments
 from checks.lock import outputs, read_lock
 from checks.trials import Comparison, committed_trials, compare_trials, describe_rule
@@ -84,21 +84,28 @@ def rebuild(committed: Path, rebuilt: Path) -> None:
 
 def compare_builds(committed: Path, rebuilt: Path) -> tuple[str, list[Row]]:
     """Compare metrics, trials and outputs; say by what rule, and give a row for each."""
-    trials = _compare_trials(committed, rebuilt)
+    trials, one_sided = _compare_trials(committed, rebuilt)
     environment = sorted({name for trial in trials for name in trial.environment})
     rows = list(_compare_metrics(committed, rebuilt, exactly=not environment))
     rows += [Row(f"trial {trial.trial.name}", "", trial.first_drift, trial.verdict) for trial in trials]
+    rows += one_sided
     rows += _compare_outputs(committed, rebuilt, exactly=not environment)
     return describe_rule(environment), rows
 
 
-def _compare_trials(committed: Path, rebuilt: Path) -> list[Comparison]:
+def _compare_trials(committed: Path, rebuilt: Path) -> tuple[list[Comparison], list[Row]]:
+    """Compare the trials that both have; give a row of drift for each that only one has."""
     parameters = load_parameters(committed / "params.yaml")
     tables, anew = (read_committed(parameters, root / "reports") for root in (committed, rebuilt))
+    ours, theirs = ({trial.name: trial for trial in committed_trials(parameters, side)} for side in (tables, anew))
     histories = dict(iter(anew.histories.groupby(TRIAL)))
-    weights = anew.weights.set_index(TRIAL)["sha256"].to_dict()
-    keys = [(trial, tuple(trial.labels.values())) for trial in committed_trials(parameters, tables)]
-    return compare_trials(((trial, histories[key], weights[key]) for trial, key in keys), tables, read_environments(committed))
+    both = [(trial, histories[tuple(trial.labels.values())], theirs[name].sha256) for name, trial in ours.items() if name in theirs]
+    one_sided = [
+        Row(f"trial {name}", "there" if name in ours else "missing", "there" if name in theirs else "missing", DRIFT)
+        for name in sorted(ours.keys() ^ theirs.keys())
+    ]
+    tolerances = history_tolerances(tables.histories, across_instruction_sets())
+    return compare_trials(both, tables, read_environments(committed), tolerances), one_sided
 
 
 def _compare_metrics(committed: Path, rebuilt: Path, *, exactly: bool) -> Iterator[Row]:
@@ -132,9 +139,9 @@ def _tolerance(statistic: str, of: dict[str, Any]) -> float:
 def _compare_outputs(committed: Path, rebuilt: Path, *, exactly: bool) -> Iterator[Row]:
     """Compare the hashes of what stages wrote; in another environment, only of what no processor rounds."""
     ours, anew = (outputs(read_lock(root)) for root in (committed, rebuilt))
-    for path in sorted(ours):
+    for path in sorted(ours.keys() | anew.keys()):
         if exactly or path.startswith(SAME_EVERYWHERE):
-            before, after = ours[path]["md5"], anew[path]["md5"]
+            before, after = (side[path]["md5"] if path in side else "missing" for side in (ours, anew))
             yield Row(f"output {path}", before, after, IDENTICAL if before == after else DRIFT)
 
 

@@ -128,7 +128,7 @@ def describe(parameters: Parameters, results: Results, metrics: Metrics) -> dict
     }
 
 
-def check_files(files: dict[str, str], folder: Path) -> None:
+def check_files(files: dict[str, str], folder: Path, remedy: str = "run `dvc repro --force report`") -> None:
     """Compare each file with what stands in the folder.
 
     Raises:
@@ -137,7 +137,7 @@ def check_files(files: dict[str, str], folder: Path) -> None:
     there = {str(path.relative_to(folder)) for path in (*map(folder.joinpath, files), *(folder / FIGURES).iterdir()) if path.exists()}
     unlike = {name for name in there & files.keys() if (folder / name).read_bytes() != files[name].encode()}
     if names := sorted(unlike | (there ^ files.keys())):
-        raise PipelineError(f"{folder}: {', '.join(names)}: not what the tables beside them give; run `dvc repro --force report`")
+        raise PipelineError(f"{folder}: {', '.join(names)}: not what the measurements beside them give; {remedy}")
 
 
 def write_files(files: dict[str, str], folder: Path) -> None:

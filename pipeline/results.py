@@ -133,7 +133,7 @@ def derive_results(tables: Tables) -> Results:
     return Results(
         train=train,
         grid=grid[grid["arm"] == BATCH_NORM],
-        trials=histories.assign(diverged=_has_diverged(histories)).drop_duplicates(["study", *TRIAL])[["study", *TRIAL, "diverged"]],
+        trials=histories.assign(diverged=has_diverged(histories)).drop_duplicates(["study", *TRIAL])[["study", *TRIAL, "diverged"]],
         test=_of_finished_trials(tables, "trials", seeds),
         per_class=_of_finished_trials(tables, "per_class", seeds),
         confusion_matrix=tables.evaluation["confusion_matrix"],
@@ -195,14 +195,14 @@ def _check_history(path: Path, history: pd.DataFrame, declared: dict[tuple[str, 
             raise PipelineError(f"{path}: {arm}, seed {seed}, has {len(trial)} epochs where params.yaml says {epochs}; run `dvc repro`")
 
 
-def _has_diverged(histories: pd.DataFrame) -> "pd.Series[bool]":
+def has_diverged(histories: pd.DataFrame) -> "pd.Series[bool]":
     """Whether each row belongs to a trial that diverged."""
     trials = histories.groupby(["study", *TRIAL])
     return pd.concat([pd.Series(diverged(trial), index=trial.index) for _, trial in trials]).sort_index()
 
 
 def _finished(histories: pd.DataFrame) -> pd.DataFrame:
-    finished = histories[~_has_diverged(histories)].copy()
+    finished = histories[~has_diverged(histories)].copy()
     for stored, recalibrated in zip(STORED, RECALIBRATED, strict=True):
         if recalibrated not in finished:
             raise PipelineError(f"{RESULTS / TRAIN / BATCH_NORM / 'history.csv'}: has no {recalibrated}; run `dvc repro --force`")

@@ -20,6 +20,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, 
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from pipeline.atomic import naming_what_is_full, remove, replacing
 from pipeline.environment import COMPUTING_PACKAGES, computing_environment
@@ -70,7 +71,7 @@ class Ledger:
             self._client = _PatientClient(_open_store(self.tracking_uri))
             self._experiment_id = self._find_or_create_experiment()
             self._close_runs_of_dead_drivers()
-        except (MlflowException, OSError, ImportError, sqlite3.Error) as error:
+        except (MlflowException, OSError, ImportError, ValueError, ArgumentError, sqlite3.Error) as error:
             raise self._explained(error) from None
 
     def __enter__(self) -> Self:

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from itertools import pairwise, product
 from xml.etree import ElementTree
 
@@ -161,8 +162,10 @@ def test_the_environment_and_the_rounds_are_told(results):
     assert "over 3 to 5 rounds" in text
 
 
-def test_the_projects_readme_tells_the_headline_figures(results):
-    text = report.with_speed(f"Before.\n{report.BEGIN}\nold\n{report.END}\nAfter.\n", results)
+def test_the_projects_readme_tells_the_headline_figures(results, folder):
+    (folder / "results.json").write_text(json.dumps(results))
+    report.main()
+    text = (folder.parent / "README.md").read_text()
     assert text.startswith("Before.\n")
     assert text.endswith("\nAfter.\n")
     assert "old" not in text
@@ -170,12 +173,27 @@ def test_the_projects_readme_tells_the_headline_figures(results):
         assert figure in text
 
 
-def test_the_committed_report_is_made_from_the_committed_results():
-    committed = report.read_results(ROOT / "benchmarks/results.json")
-    for name, text in report.make_report(committed).items():
-        assert (ROOT / "benchmarks" / name).read_text() == text, name
-    readme = (ROOT / "README.md").read_text()
-    assert report.with_speed(readme, committed) == readme
+@pytest.fixture
+def committed(tmp_path, monkeypatch):
+    """A copy of the committed report, in which `--check` is asked."""
+    shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks")
+    shutil.copy(ROOT / "README.md", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["report", "--check"])
+    return tmp_path
+
+
+def test_the_committed_report_is_made_from_the_committed_results(committed):
+    report.main()
+
+
+@pytest.mark.parametrize("spoilt", ["README.md", "benchmarks/README.md", "benchmarks/figures/growth.svg"])
+def test_a_figure_that_was_not_measured_is_found(committed, spoilt):
+    path = committed / spoilt
+    before, marker, after = path.read_text().rpartition(report.BEGIN if spoilt == "README.md" else "<")
+    path.write_text(f"{before}{marker}{after.replace('1', '2', 1) if spoilt == 'README.md' else '2' + after}")
+    with pytest.raises(PipelineError, match=r"python -m benchmarks\.report"):
+        report.main()
 
 
 def test_a_short_run_is_told_in_markdown(results):

@@ -1,6 +1,7 @@
 """The reproducibility checks on a project that was really built, and on copies of it in which something is wrong."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 from junitparser import JUnitXml
 from ruamel.yaml import YAML
 
+from checks import __main__ as main
 from checks import verify
 from checks.clone import Clone
 from checks.comparison import DRIFT, IDENTICAL
@@ -163,6 +165,55 @@ def test_a_build_in_another_order_of_the_images_is_found_out(built, copy):
     assert unlike_runs(built.root, copy.root) == ["run baseline-b64-s0", "run baseline-b64-s1"]
 
 
+def ask(monkeypatch, **checks) -> int:
+    """What `make check` makes of these checks: how many it names as failed."""
+    monkeypatch.setattr(sys, "argv", ["checks"])
+    monkeypatch.setattr(main, "CHECKS", checks)
+    try:
+        main.main()
+    except PipelineError as failed:
+        return len(str(failed).removeprefix("failed: ").split(", "))
+    return 0
+
+
+def test_every_check_is_asked_whatever_becomes_of_the_others(monkeypatch, capsys):
+    def fail() -> None:
+        raise PipelineError("stale\nin two lines")
+
+    def break_down() -> None:
+        raise KeyError("made")
+
+    assert ask(monkeypatch, first=fail, second=break_down, third=lambda: None) == 2
+    assert capsys.readouterr().out.splitlines() == [
+        "FAILED  first: stale in two lines",
+        "FAILED  second: KeyError: 'made'",
+        "passed  third",
+    ]
+    assert ask(monkeypatch, third=lambda: None) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "failing"),
+    [
+        ("dvc.lock", ["dvc.lock belongs to code, parameters and data"]),
+        ("reports/environment.json", ["the environments are those of dvc.lock"]),
+        ("reports/report.html", ["dvc.lock belongs to code, parameters and data", "reports are what their tables give"]),
+        ("README.md", ["the README's results are those of the reports"]),
+    ],
+)
+def test_make_check_names_what_is_spoilt(fresh, path, failing):
+    text = (fresh.root / path).read_text()
+    place = (
+        text.index("points (") if path == "README.md" else text.index(" md5: ") + len(" md5: ") if path == "dvc.lock" else len(text) // 2
+    )
+    digit = next(index for index in range(place, len(text)) if text[index].isdigit())
+    (fresh.root / path).write_text(f"{text[:digit]}{(int(text[digit]) + 1) % 10}{text[digit + 1 :]}")
+    program = "from checks import __main__ as m; m.CHECKS = dict(list(m.CHECKS.items())[:4]); m.run(m.main)"  # those of results
+    done = fresh.run("python", "-c", program)
+    assert [line.split(":")[0].removeprefix("FAILED  ") for line in done.stdout.splitlines() if line.startswith("FAILED")] == failing
+    assert done.returncode == 1
+
+
 def rows_of(committed: Clone, rebuilt: Clone) -> dict[str, str]:
     _, rows = verify.compare_builds(committed.root, rebuilt.root)
     return {row.name: row.verdict for row in rows}
@@ -186,6 +237,15 @@ def test_verification_finds_a_changed_metric_weight_and_output(built, fresh):
     assert {"trial train/baseline-b64-s1", "trial train/batch_norm-b64-s1", "output results/evaluate"} <= drifted
     assert len([name for name in drifted if name.endswith(".n")]) == 1
     assert not any(name.startswith("trial") and name.endswith("s0") for name in drifted)
+
+
+def test_verification_names_trials_and_outputs_that_only_one_side_has(built, fresh):
+    fresh.change("studies", "train", "seeds", to=[0])
+    for name in ("history.csv", "weights.csv"):
+        change_table(fresh.root, name, lambda table: table[(table["study"] != "train") | (table["seed"] == 0)])
+    verdicts = rows_of(fresh, built)
+    assert verdicts["trial train/baseline-b64-s1"] == verdicts["trial train/batch_norm-b64-s1"] == DRIFT
+    assert verdicts["trial train/baseline-b64-s0"] == IDENTICAL
 
 
 def test_in_another_environment_numbers_are_compared_within_tolerances_and_rounded_files_are_not(built, fresh):

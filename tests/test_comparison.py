@@ -15,7 +15,7 @@ SEEDS, EPOCHS = 5, 8
 def history(arm="batch_norm", seed=0, epochs=EPOCHS, **columns) -> pd.DataFrame:
     random = np.random.default_rng([len(arm), seed])
     labels = {"study": "train", "arm": arm, "batch_size": 64, "seed": seed, "epoch": np.arange(1, epochs + 1)}
-    measured = {"loss": random.normal(1.0, 0.01, epochs), "val_accuracy": random.normal(0.5, 0.02, epochs)}
+    measured = {"loss": random.normal(1.0, 0.01, epochs), "accuracy": random.normal(0.5, 0.02, epochs)}
     return pd.DataFrame({**labels, **measured, **columns})
 
 
@@ -75,18 +75,23 @@ def test_a_trial_that_diverged_in_the_same_way_is_identical():
 
 
 def test_the_tolerance_is_five_spreads_of_a_difference_or_what_instruction_sets_differ_by(committed):
-    tolerances = history_tolerances(committed, {"val_accuracy": 0.9}).set_index(["arm", "epoch", "metric"])["tolerance"]
+    tolerances = history_tolerances(committed, {"accuracy": 0.9}).set_index(["arm", "epoch", "metric"])["tolerance"]
     of_arm = committed[committed["arm"] == "baseline"].groupby("epoch")["loss"].var()
     assert tolerances["baseline", 4, "loss"] == pytest.approx(SPREADS * math.sqrt(of_arm.loc[2:6].mean()))
     assert tolerances["baseline", 1, "loss"] == pytest.approx(SPREADS * math.sqrt(of_arm.loc[1:3].mean()))
-    assert tolerances["baseline", 4, "val_accuracy"] == 0.9
+    assert tolerances["baseline", 4, "accuracy"] == 0.9
+
+
+def test_a_trial_that_diverged_widens_no_tolerance(committed):
+    with_diverged = pd.concat([committed, history(seed=SEEDS, loss=np.geomspace(1e3, 1e9, EPOCHS))], ignore_index=True)
+    pd.testing.assert_frame_equal(history_tolerances(with_diverged, {}), history_tolerances(committed, {}))
 
 
 def test_what_lies_outside_the_spread_of_seeds_is_a_drift_everywhere(committed):
     tolerances = history_tolerances(committed, {})
     assert DRIFT not in verdicts(compare_histories(committed, history(seed=1).assign(seed=2), tolerances))
     broken = history(seed=2)
-    broken["val_accuracy"] -= 0.3
+    broken["accuracy"] -= 0.3
     assert verdicts(compare_histories(committed, broken, tolerances))[DRIFT] == EPOCHS
 
 

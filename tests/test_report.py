@@ -91,7 +91,7 @@ def test_a_file_that_its_tables_do_not_give_is_named(made, tmp_path, spoil):
     shutil.copytree(made / "reports", tmp_path / "reports")
     with (tmp_path / "reports" / spoil).open("a") as file:
         file.write(" ")
-    with pytest.raises(PipelineError, match=rf"^reports: {spoil}: not what the tables beside them give"):
+    with pytest.raises(PipelineError, match=rf"^reports: {spoil}: not what the measurements beside them give"):
         check(tmp_path)
 
 

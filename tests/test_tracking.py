@@ -152,6 +152,14 @@ def test_a_server_that_nobody_answers_at_is_one_clear_error(monkeypatch):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("address", ["sqlite:mlflow.db", "http://["])
+def test_an_address_that_is_none_is_one_clear_error(monkeypatch, address):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(PipelineError, match="cannot be used") as raised:
+        Ledger()
+    assert "\n" not in str(raised.value)
+
+
 def test_the_ledger_can_be_switched_off(monkeypatch):
     ledger = Ledger()
     assert ledger.is_on
