@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline.cifar10 import FILES
 from pipeline.errors import PipelineError
+from pipeline.strict_yaml import read_yaml
 from pipeline.trial_config import Seed, TrainingConfig, TrialConfig
 
 PARAMETERS_FILE = Path("params.yaml")
@@ -95,13 +94,9 @@ def load_parameters(path: Path = PARAMETERS_FILE) -> Parameters:
         PipelineError: the file is missing, is not YAML, repeats a key, or holds a wrong key or value (all are named).
     """
     try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        parameters = Parameters.model_validate(read_yaml(path))
     except FileNotFoundError:
         raise PipelineError(f"{path}: not found; run from the project's root, where params.yaml stands") from None
-    except (YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise PipelineError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    try:
-        parameters = Parameters.model_validate(content)
     except ValidationError as error:
         raise PipelineError(explain(error, f"{path}: ")) from None
     _check_studies(parameters, path)
@@ -149,10 +144,14 @@ def explain(error: ValidationError, place: str) -> str:
     """Say in one line which keys are wrong and why; `place` stands before each key."""
     faults = []
     for fault in error.errors():
-        key = ".".join(str(part) for part in fault["loc"] if part != "[key]")
+        key = ".".join(_on_one_line(part) for part in fault["loc"] if part != "[key]")
         shown = "" if fault["type"] == "missing" else f" (got {fault['input']!r:.60})"
         faults.append(f"{key or 'the whole file'}: {fault['msg'].removeprefix('Value error, ')}{shown}")
     return "; ".join(f"{place}{fault}" for fault in faults)
+
+
+def _on_one_line(key: str | int) -> str:
+    return str(key) if str(key).isprintable() else repr(key)
 
 
 if __name__ == "__main__":

@@ -16,26 +16,6 @@ from pipeline.parameters import Parameters, load_parameters
 from tests.conftest import ROOT
 
 
-@pytest.fixture
-def changed(tmp_path):
-    """Write the project's params.yaml with one value changed (or, given no value, removed)."""
-
-    def write(*path: str, **to) -> Path:
-        yaml = YAML()
-        content = yaml.load(ROOT / "params.yaml")
-        node = content
-        for key in path[:-1]:
-            node = node[key]
-        if to:
-            node[path[-1]] = to["to"]
-        else:
-            del node[path[-1]]
-        yaml.dump(content, tmp_path / "params.yaml")
-        return tmp_path / "params.yaml"
-
-    return write
-
-
 def test_the_projects_own_parameters_are_the_notebooks(parameters):
     trial = parameters.trial
     assert (trial.hidden_units, trial.batch_size, trial.epochs, trial.optimizer) == ([512, 256, 128], 64, 20, "adam")
@@ -60,6 +40,8 @@ WRONG = [
     (("trial", "learning_rate"), float("nan"), "trial.learning_rate"),
     (("trial", "learning_rate"), float("inf"), "trial.learning_rate"),
     (("trial", "learning_rte"), 0.1, "trial.learning_rte"),
+    (("trial", "learning\nrate"), 0.1, r"trial.'learning\nrate'"),
+    (("studies", "batch_size_grid", "grid", "batch\nsize"), [1], r"studies.batch_size_grid.grid.'batch\nsize'"),
     (("trial", "optimizer"), "adamm", "trial.optimizer"),
     (("trial", "normalization"), "bach", "trial.normalization"),
     (("trial", "normalization"), ["batch"], "trial.normalization"),
@@ -91,7 +73,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("path", "value", "named"), WRONG, ids=[f"{named}={value}" for _, value, named in WRONG])
+@pytest.mark.parametrize(("path", "value", "named"), WRONG, ids=[f"{named}={value!s:.20}" for _, value, named in WRONG])
 def test_a_wrong_value_or_key_is_named_in_one_line(changed, path, value, named):
     with pytest.raises(PipelineError) as raised:
         load_parameters(changed(*path, to=value))
