@@ -94,7 +94,7 @@ def compare_builds(committed: Path, rebuilt: Path) -> tuple[str, list[Row]]:
 
 def _compare_trials(committed: Path, rebuilt: Path) -> list[Comparison]:
     parameters = load_parameters(committed / "params.yaml")
-    tables, anew = (read_committed(parameters, root / "reports") for root in (committed, rebuilt))
+    tables, anew = (read_committed(root / "reports") for root in (committed, rebuilt))
     histories = dict(iter(anew.histories.groupby(TRIAL)))
     weights = anew.weights.set_index(TRIAL)["sha256"].to_dict()
     keys = [(trial, tuple(trial.labels.values())) for trial in committed_trials(parameters, tables)]

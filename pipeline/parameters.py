@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.cifar10 import FILES
 from pipeline.errors import PipelineError
+from pipeline.notebook_studies import check_notebook_studies
 from pipeline.strict_yaml import read_yaml
 from pipeline.trial_config import Seed, TrainingConfig, TrialConfig
 
@@ -100,6 +101,7 @@ def load_parameters(path: Path = PARAMETERS_FILE) -> Parameters:
     except ValidationError as error:
         raise PipelineError(explain(error, f"{path}: ")) from None
     _check_studies(parameters, path)
+    check_notebook_studies(parameters, path)
     return parameters
 
 
