@@ -34,7 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
     seed = secrets.randbelow(2**32) if arguments.seed is None else arguments.seed
     parameters, environments = load_parameters(), read_environments()
-    tables = read_committed(parameters)
+    tables = read_committed()
     tolerances = history_tolerances(tables.histories, across_instruction_sets())
     chosen = choose_trials(committed_trials(parameters, tables), arguments.trials, seed)
     print(f"retraining {', '.join(trial.name for trial in chosen)} (SEED={seed} picks the same again)", flush=True)

@@ -13,8 +13,9 @@ from checks.comparison import (
     compare_histories,
     unlike_environment,
 )
+from pipeline.notebook_studies import TRAIN
 from pipeline.parameters import Parameters
-from pipeline.results import TRAIN, Tables
+from pipeline.results import Tables
 from pipeline.trial_config import TrialConfig
 
 

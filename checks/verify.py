@@ -96,7 +96,7 @@ def compare_builds(committed: Path, rebuilt: Path) -> tuple[str, list[Row]]:
 def _compare_trials(committed: Path, rebuilt: Path) -> tuple[list[Comparison], list[Row]]:
     """Compare the trials that both have; give a row of drift for each that only one has."""
     parameters = load_parameters(committed / "params.yaml")
-    tables, anew = (read_committed(parameters, root / "reports") for root in (committed, rebuilt))
+    tables, anew = (read_committed(root / "reports") for root in (committed, rebuilt))
     ours, theirs = ({trial.name: trial for trial in committed_trials(parameters, side)} for side in (tables, anew))
     histories = dict(iter(anew.histories.groupby(TRIAL)))
     both = [(trial, histories[tuple(trial.labels.values())], theirs[name].sha256) for name, trial in ours.items() if name in theirs]

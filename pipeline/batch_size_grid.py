@@ -5,9 +5,8 @@ from pathlib import Path
 
 from pipeline.command import run
 from pipeline.environment import write_environment
+from pipeline.notebook_studies import BATCH_NORM, GRID
 from pipeline.study import run_cell
-
-ARM = "batch_norm"
 
 
 def main() -> None:
@@ -15,7 +14,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.batch_size_grid", description=__doc__)
     parser.add_argument("batch_size", type=int, help="a batch size of studies.batch_size_grid in params.yaml")
     batch_size = parser.parse_args().batch_size
-    run_cell("batch_size_grid", ARM, {"batch_size": batch_size}, Path("results/batch_size_grid") / str(batch_size))
+    run_cell(GRID, BATCH_NORM, {"batch_size": batch_size}, Path("results/batch_size_grid") / str(batch_size))
     write_environment(Path("results/environment/batch_size_grid") / f"{batch_size}.json")
 
 

@@ -18,6 +18,7 @@ from pipeline.command import run
 from pipeline.dataset import Examples, load_examples
 from pipeline.environment import write_environment
 from pipeline.errors import PipelineError
+from pipeline.notebook_studies import TRAIN
 from pipeline.parameters import load_parameters
 from pipeline.trial_config import TrialConfig
 from pipeline.trial_result import diverged
@@ -39,8 +40,8 @@ def main() -> None:
     test = load_examples("test")
     configs = {
         (arm, seed): parameters.trial_config(arm, {}, seed)
-        for arm in parameters.studies["train"].arms
-        for seed in parameters.studies["train"].seeds
+        for arm in parameters.studies[TRAIN].arms
+        for seed in parameters.studies[TRAIN].seeds
         if not _has_diverged(arm, seed)
     }
     if not configs:

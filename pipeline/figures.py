@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.cifar10 import CLASSES
+from pipeline.notebook_studies import BASELINE, BATCH_NORM
 from pipeline.plotting import ARM_COLOURS, GREY, LEVEL_COLOURS, colour_of, ink, label_ends, plot_points, plot_seeds
-from pipeline.results import BASELINE, BATCH_NORM
 from pipeline.statistics import paired_difference
 from pipeline.theory import updates_per_epoch
 from pipeline.wording import arm_label

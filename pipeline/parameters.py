@@ -1,19 +1,22 @@
 """What params.yaml may say: types, ranges, and no key that nothing reads."""
 
+import math
 from collections.abc import Iterator
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from pipeline.cifar10 import FILES
+from pipeline.cifar10 import CLASSES, FILES, IMAGE_SHAPE
 from pipeline.errors import PipelineError
+from pipeline.notebook_studies import check_notebook_studies
+from pipeline.strict_yaml import read_yaml
 from pipeline.trial_config import Seed, TrainingConfig, TrialConfig
 
 PARAMETERS_FILE = Path("params.yaml")
+MAXIMUM_TRIALS = 100_000
+MAXIMUM_WEIGHTS = 10**9
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
@@ -64,6 +67,10 @@ class Study(StrictModel):
         for values in product(*self.grid.values()):
             yield dict(zip(self.grid, values, strict=True))
 
+    def count_trials(self) -> int:
+        """Count them without enumerating them."""
+        return len(self.arms) * len(self.seeds) * math.prod(map(len, self.grid.values()))
+
 
 Cell = tuple[str, str, dict[str, Any]]  # study, arm and level: what one stage runs over the study's seeds
 
@@ -95,16 +102,13 @@ def load_parameters(path: Path = PARAMETERS_FILE) -> Parameters:
         PipelineError: the file is missing, is not YAML, repeats a key, or holds a wrong key or value (all are named).
     """
     try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        parameters = Parameters.model_validate(read_yaml(path))
     except FileNotFoundError:
         raise PipelineError(f"{path}: not found; run from the project's root, where params.yaml stands") from None
-    except (YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise PipelineError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    try:
-        parameters = Parameters.model_validate(content)
     except ValidationError as error:
         raise PipelineError(explain(error, f"{path}: ")) from None
     _check_studies(parameters, path)
+    check_notebook_studies(parameters, path)
     return parameters
 
 
@@ -121,18 +125,32 @@ def flatten(settings: object, key: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _check_studies(parameters: Parameters, path: Path) -> None:
+    _check_number_of_trials(parameters, path)
+    _check_size(parameters.trial, f"{path}: trial")
     for arm in parameters.arms:
         _check_trial(parameters, arm, {}, f"{path}: arms.{arm}")
     for name, study in parameters.studies.items():
-        lists: dict[str, list[Any]] = {"arms": study.arms, "seeds": study.seeds, **{f"grid.{key}": study.grid[key] for key in study.grid}}
-        for field, values in lists.items():
-            if any(value in values[:index] for index, value in enumerate(values)):
-                raise PipelineError(f"{path}: studies.{name}.{field}: has a value twice; name each once")
         for arm in study.arms:
             if arm not in parameters.arms:
                 raise PipelineError(f"{path}: studies.{name}.arms: '{arm}' is not declared under arms ({', '.join(parameters.arms)})")
             for level in study.levels():
                 _check_trial(parameters, arm, level, f"{path}: studies.{name}.grid")
+        _check_values_differ(study, f"{path}: studies.{name}")
+
+
+def _check_number_of_trials(parameters: Parameters, path: Path) -> None:
+    trials = {name: study.count_trials() for name, study in parameters.studies.items()}
+    if sum(trials.values()) > MAXIMUM_TRIALS:
+        largest = max(trials, key=lambda name: trials[name])
+        excess = f"declares {trials[largest]:,} trials, and all studies together may have {MAXIMUM_TRIALS:,}"
+        raise PipelineError(f"{path}: studies.{largest}: {excess}; name fewer arms, seeds or values")
+
+
+def _check_size(config: TrainingConfig, where: str) -> None:
+    widths = [math.prod(IMAGE_SHAPE), *config.hidden_units, len(CLASSES)]
+    weights = sum((inputs + 1) * units for inputs, units in pairwise(widths))
+    if weights > MAXIMUM_WEIGHTS:
+        raise PipelineError(f"{where}.hidden_units: gives a model {weights:,} weights, of at most {MAXIMUM_WEIGHTS:,}; make it smaller")
 
 
 def _check_trial(parameters: Parameters, arm: str, level: dict[str, Any], where: str) -> None:
@@ -140,19 +158,31 @@ def _check_trial(parameters: Parameters, arm: str, level: dict[str, Any], where:
     if reserved:
         raise PipelineError(f"{where}.seed: belongs in the study's seeds")
     try:
-        parameters.trial_config(arm, level, seed=0)
+        config = parameters.trial_config(arm, level, seed=0)
     except ValidationError as error:
         raise PipelineError(explain(error, f"{where}.")) from None
+    _check_size(config, where)
+
+
+def _check_values_differ(study: Study, where: str) -> None:
+    lists: dict[str, list[Any]] = {"arms": study.arms, "seeds": study.seeds, **{f"grid.{key}": study.grid[key] for key in study.grid}}
+    for field, values in lists.items():
+        if len({tuple(value) if isinstance(value, list) else value for value in values}) < len(values):
+            raise PipelineError(f"{where}.{field}: has a value twice; name each once")
 
 
 def explain(error: ValidationError, place: str) -> str:
     """Say in one line which keys are wrong and why; `place` stands before each key."""
     faults = []
     for fault in error.errors():
-        key = ".".join(str(part) for part in fault["loc"] if part != "[key]")
+        key = ".".join(_on_one_line(part) for part in fault["loc"] if part != "[key]")
         shown = "" if fault["type"] == "missing" else f" (got {fault['input']!r:.60})"
         faults.append(f"{key or 'the whole file'}: {fault['msg'].removeprefix('Value error, ')}{shown}")
     return "; ".join(f"{place}{fault}" for fault in faults)
+
+
+def _on_one_line(key: str | int) -> str:
+    return str(key) if str(key).isprintable() else repr(key)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from jinja2 import UndefinedError
 from pipeline.atomic import replacing
 from pipeline.command import run
 from pipeline.errors import PipelineError
+from pipeline.notebook_studies import BASELINE, BATCH_NORM, TRAIN
 from pipeline.rendering import render
-from pipeline.results import BASELINE, BATCH_NORM, TRAIN
 
 README = Path("README.md")
 METRICS = Path("reports/metrics.json")

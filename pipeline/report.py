@@ -12,23 +12,12 @@ from pipeline.atomic import replacing
 from pipeline.command import run
 from pipeline.dataset import TRAIN_EVAL_EXAMPLES
 from pipeline.errors import PipelineError
+from pipeline.notebook_studies import BASELINE, BATCH_NORM, GRID, TRAIN
 from pipeline.page import make_page
 from pipeline.parameters import Parameters, flatten, load_parameters
 from pipeline.plotting import draw
 from pipeline.rendering import render
-from pipeline.results import (
-    BASELINE,
-    BATCH_NORM,
-    GRID,
-    REPORTS,
-    TRAIN,
-    Results,
-    Tables,
-    derive_results,
-    find_study,
-    read_committed,
-    read_stage_outputs,
-)
+from pipeline.results import REPORTS, Results, Tables, derive_results, read_committed, read_stage_outputs
 from pipeline.summary import Metrics, find_class_extremes, find_largest_confusion, headline_metrics, reference_size, summarize_results
 from pipeline.tracking import Ledger
 from pipeline.trial_result import DIVERGED_LOSS
@@ -43,7 +32,7 @@ def main() -> None:
     check = parser.parse_args().check
     parameters = load_parameters()
     if check:
-        check_files(make_report(parameters, read_committed(parameters)), REPORTS)
+        check_files(make_report(parameters, read_committed()), REPORTS)
         return
     tables = read_stage_outputs(parameters)
     write_files(make_report(parameters, tables), REPORTS)
@@ -68,7 +57,7 @@ def make_report(parameters: Parameters, tables: Tables) -> dict[str, str]:
 
 def draw_figures(parameters: Parameters, results: Results) -> dict[str, str]:
     """Draw every figure as SVG, by its path below reports."""
-    arms, sizes = find_study(parameters, TRAIN).arms, find_study(parameters, GRID).grid["batch_size"]
+    arms, sizes = parameters.studies[TRAIN].arms, parameters.studies[GRID].grid["batch_size"]
     svgs = {
         "paired_differences": draw(figures.paired_differences, _last_accuracies(results)),
         "accuracy": draw(figures.learning_curves, results.train, arms, "accuracy"),
@@ -109,8 +98,8 @@ def describe(parameters: Parameters, results: Results, metrics: Metrics) -> dict
         "settings": list(flatten(parameters.model_dump(mode="json"))),
         "metrics": metrics,
         "difference": metrics[f"{TRAIN}_differences"][f"{BATCH_NORM}_minus_{BASELINE}"],
-        "arms": find_study(parameters, TRAIN).arms,
-        "sizes": find_study(parameters, GRID).grid["batch_size"],
+        "arms": parameters.studies[TRAIN].arms,
+        "sizes": parameters.studies[GRID].grid["batch_size"],
         "reference_size": reference_size(parameters),
         "profile": results.profile,
         "images": images,

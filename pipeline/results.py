@@ -9,18 +9,14 @@ from typing import Any
 import pandas as pd
 
 from pipeline.errors import PipelineError
-from pipeline.parameters import Parameters, Study
+from pipeline.notebook_studies import BASELINE, BATCH_NORM, GRID, TRAIN
+from pipeline.parameters import Parameters
 from pipeline.trial_result import diverged, sha256_of
 
 RESULTS = Path("results")
 EVALUATION = RESULTS / "evaluate"
 PROFILE = Path("data/processed/profile.json")
 REPORTS = Path("reports")
-
-BASELINE = "baseline"
-BATCH_NORM = "batch_norm"
-TRAIN = "train"
-GRID = "batch_size_grid"
 
 TRIAL = ["arm", "batch_size", "seed"]
 STORED = ["val_loss", "val_accuracy"]
@@ -80,7 +76,6 @@ def read_stage_outputs(parameters: Parameters) -> Tables:
     Raises:
         PipelineError: a file is missing, or not as its stage writes it.
     """
-    _check_arms(parameters)
     cells = list(_read_cells(parameters))
     evaluation = {
         name: _read_table(EVALUATION / f"{name}.csv", columns, "run `dvc repro evaluate` to make it")
@@ -94,13 +89,12 @@ def read_stage_outputs(parameters: Parameters) -> Tables:
     )
 
 
-def read_committed(parameters: Parameters, folder: Path = REPORTS) -> Tables:
+def read_committed(folder: Path = REPORTS) -> Tables:
     """Read the tables that the report keeps beside it.
 
     Raises:
         PipelineError: a file is missing, or not as the report writes it.
     """
-    _check_arms(parameters)
     remedy = "run `dvc repro report` to make it"
     return Tables(
         histories=_read_table(folder / "history.csv", ["study", *HISTORY_COLUMNS], remedy),
@@ -142,26 +136,9 @@ def derive_results(tables: Tables) -> Results:
     )
 
 
-def find_study(parameters: Parameters, name: str) -> Study:
-    """Look up a study that the report is about."""
-    if name not in parameters.studies:
-        raise PipelineError(f"params.yaml: studies.{name}: missing; the report is about it")
-    return parameters.studies[name]
-
-
-def _check_arms(parameters: Parameters) -> None:
-    for study, arm, normalization in ((TRAIN, BASELINE, "none"), (TRAIN, BATCH_NORM, "batch"), (GRID, BATCH_NORM, "batch")):
-        if arm not in find_study(parameters, study).arms:
-            raise PipelineError(f"params.yaml: studies.{study}.arms: the report compares '{arm}'; add it")
-        if parameters.trial_config(arm, {}, seed=0).normalization != normalization:
-            raise PipelineError(f"params.yaml: arms.{arm}.normalization: should be '{normalization}'; give the other arm another name")
-    if "batch_size" not in find_study(parameters, GRID).grid:
-        raise PipelineError(f"params.yaml: studies.{GRID}.grid.batch_size: missing; the report compares its levels")
-
-
 def _read_cells(parameters: Parameters) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
     """Give the history of each cell's trials, and the checksums of their weights."""
-    train, grid = find_study(parameters, TRAIN), find_study(parameters, GRID)
+    train, grid = parameters.studies[TRAIN], parameters.studies[GRID]
     cells = [(TRAIN, arm, [arm], train.seeds) for arm in train.arms]
     cells += [(GRID, str(size), grid.arms, grid.seeds) for size in grid.grid["batch_size"]]
     for study, cell, arms, seeds in cells:

@@ -19,8 +19,9 @@ from typing import Any
 import pandas as pd
 
 from pipeline.errors import PipelineError
+from pipeline.notebook_studies import BASELINE, BATCH_NORM, GRID, TRAIN
 from pipeline.parameters import Parameters
-from pipeline.results import BASELINE, BATCH_NORM, GRID, RECALIBRATED, STORED, TRAIN, Results, find_study
+from pipeline.results import RECALIBRATED, STORED, Results
 from pipeline.statistics import PairedDifference, paired_difference, summarize
 
 Metrics = dict[str, Any]
@@ -37,7 +38,7 @@ def summarize_results(results: Results, parameters: Parameters) -> Metrics:
     """Compute everything that goes into `reports/metrics.json`, rounded to 6 significant digits."""
     train_views = {**_epoch_views(results.train, "arm"), "test": results.test.set_index(["arm", "seed"])[TEST_METRICS]}
     grid_views = _epoch_views(results.grid, "batch_size")
-    arms, sizes = find_study(parameters, TRAIN).arms, find_study(parameters, GRID).grid["batch_size"]
+    arms, sizes = parameters.studies[TRAIN].arms, parameters.studies[GRID].grid["batch_size"]
     trials = results.trials
     train_trials, grid_trials = (trials[trials["study"] == study] for study in (TRAIN, GRID))
     metrics = {
@@ -63,7 +64,7 @@ def headline_metrics(metrics: Metrics) -> dict[str, float]:
 
 def reference_size(parameters: Parameters) -> int:
     """Batch size that the others are compared with: the notebook's, where the study has it."""
-    sizes: list[int] = find_study(parameters, GRID).grid["batch_size"]
+    sizes: list[int] = parameters.studies[GRID].grid["batch_size"]
     return parameters.trial.batch_size if parameters.trial.batch_size in sizes else sizes[0]
 
 

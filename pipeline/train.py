@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline.command import run
 from pipeline.environment import write_environment
+from pipeline.notebook_studies import TRAIN
 from pipeline.study import run_cell
 
 
@@ -13,7 +14,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.train", description=__doc__)
     parser.add_argument("arm", help="an arm of studies.train in params.yaml")
     arm = parser.parse_args().arm
-    run_cell("train", arm, {}, Path("results/train") / arm)
+    run_cell(TRAIN, arm, {}, Path("results/train") / arm)
     write_environment(Path("results/environment/train") / f"{arm}.json")
 
 

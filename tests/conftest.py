@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 from filelock import FileLock
+from ruamel.yaml import YAML
 
 from checks.clone import ROOT, Clone, copy_work_tree, shrink_to_synthetic_data
 from pipeline.dataset import Examples
@@ -24,6 +25,26 @@ from pipeline.parameters import Parameters, load_parameters
 @pytest.fixture(scope="session")
 def parameters() -> Parameters:
     return load_parameters(ROOT / "params.yaml")
+
+
+@pytest.fixture
+def changed(tmp_path):
+    """Write the project's params.yaml with one value changed (or, given no value, removed)."""
+
+    def write(*path: str, **to) -> Path:
+        yaml = YAML()
+        content = yaml.load(ROOT / "params.yaml")
+        node = content
+        for key in path[:-1]:
+            node = node[key]
+        if to:
+            node[path[-1]] = to["to"]
+        else:
+            del node[path[-1]]
+        yaml.dump(content, tmp_path / "params.yaml")
+        return tmp_path / "params.yaml"
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ LEVELS = {"baseline": (0.60, 0.495, None), "batch_norm": (0.70, 0.48, 0.50)}
 
 def write_results(root: Path, *, seeds=(0, 1, 2, 3, 4), epochs=20, levels=LEVELS, diverged=()):
     """Write everything the report reads; `diverged` names (study, cell, seed)."""
-    _write_parameters(root, list(seeds), epochs)
+    _write_parameters(root, seeds, epochs)
     for arm in levels:
         trials = [_trial(arm, 64, seed, epochs, levels[arm], ("train", arm, seed) in diverged) for seed in seeds]
         _write_cell(root / f"results/train/{arm}", trials, seeds)
@@ -41,7 +41,7 @@ def _write_parameters(root, seeds, epochs):
     params = yaml.load(PARAMS)
     params["trial"]["epochs"] = epochs
     for study in params["studies"].values():
-        study["seeds"] = seeds
+        study["seeds"] = list(seeds)
     yaml.dump(params, root / "params.yaml")
 
 

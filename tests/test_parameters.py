@@ -12,28 +12,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.errors import PipelineError
-from pipeline.parameters import Parameters, load_parameters
+from pipeline.parameters import Cell, Parameters, load_parameters
+from pipeline.theory import count_parameters, list_layers
 from tests.conftest import ROOT
-
-
-@pytest.fixture
-def changed(tmp_path):
-    """Write the project's params.yaml with one value changed (or, given no value, removed)."""
-
-    def write(*path: str, **to) -> Path:
-        yaml = YAML()
-        content = yaml.load(ROOT / "params.yaml")
-        node = content
-        for key in path[:-1]:
-            node = node[key]
-        if to:
-            node[path[-1]] = to["to"]
-        else:
-            del node[path[-1]]
-        yaml.dump(content, tmp_path / "params.yaml")
-        return tmp_path / "params.yaml"
-
-    return write
 
 
 def test_the_projects_own_parameters_are_the_notebooks(parameters):
@@ -60,6 +41,8 @@ WRONG = [
     (("trial", "learning_rate"), float("nan"), "trial.learning_rate"),
     (("trial", "learning_rate"), float("inf"), "trial.learning_rate"),
     (("trial", "learning_rte"), 0.1, "trial.learning_rte"),
+    (("trial", "learning\nrate"), 0.1, r"trial.'learning\nrate'"),
+    (("studies", "batch_size_grid", "grid", "batch\nsize"), [1], r"studies.batch_size_grid.grid.'batch\nsize'"),
     (("trial", "optimizer"), "adamm", "trial.optimizer"),
     (("trial", "normalization"), "bach", "trial.normalization"),
     (("trial", "normalization"), ["batch"], "trial.normalization"),
@@ -87,11 +70,16 @@ WRONG = [
     (("studies", "batch_size_grid", "grid", "batch_size"), [32, 32], "studies.batch_size_grid.grid.batch_size"),
     (("studies", "batch_size_grid", "grid", "batch_sise"), [32], "studies.batch_size_grid.grid.batch_sise"),
     (("studies", "batch_size_grid", "grid", "seed"), [1], "studies.batch_size_grid.grid.seed"),
+    (("studies", "batch_size_grid", "grid", "batch_size"), list(range(1, 20_001)), "studies.batch_size_grid: declares 100,000 trials"),
+    (("studies", "batch_size_grid", "grid", "hidden_units"), [[8, 8], [8, 8]], "studies.batch_size_grid.grid.hidden_units: has a value"),
+    (("studies", "batch_size_grid", "grid", "hidden_units"), [[1], [65536] * 2], "studies.batch_size_grid.grid.hidden_units: gives a"),
+    (("trial", "hidden_units"), [65536] * 64, "trial.hidden_units: gives a model 270,789,115,914 weights, of at most 1,000,000,000"),
+    (("arms", "baseline", "hidden_units"), [65536] * 64, "arms.baseline.hidden_units: gives a model 270,789,115,914 weights"),
     (("extra",), 1, "extra"),
 ]
 
 
-@pytest.mark.parametrize(("path", "value", "named"), WRONG, ids=[f"{named}={value}" for _, value, named in WRONG])
+@pytest.mark.parametrize(("path", "value", "named"), WRONG, ids=[f"{named}={value!s:.20}" for _, value, named in WRONG])
 def test_a_wrong_value_or_key_is_named_in_one_line(changed, path, value, named):
     with pytest.raises(PipelineError) as raised:
         load_parameters(changed(*path, to=value))
@@ -131,10 +119,40 @@ def test_checking_needs_no_tensorflow():
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 
+def numbers(count: int) -> list[float]:
+    return [number / (count + 1) for number in range(1, count + 1)]
+
+
+def test_a_grid_of_millions_of_trials_is_refused_before_it_is_enumerated(changed):
+    grid = {"batch_size": list(range(1, 200)), "learning_rate": numbers(199), "dropout": numbers(199)}
+    began = time.process_time()
+    with pytest.raises(PipelineError, match=r"studies\.batch_size_grid: declares 39,402,995 trials, and all .* 100,000"):
+        load_parameters(changed("studies", "batch_size_grid", "grid", to=grid))
+    assert time.process_time() - began < LIMIT_SECONDS
+
+
+def test_many_seeds_are_checked_quickly(changed):
+    path = changed("studies", "train", "seeds", to=list(range(20_000)))
+    began = time.process_time()
+    assert len(load_parameters(path).studies["train"].seeds) == 20_000
+    assert time.process_time() - began < LIMIT_SECONDS
+
+
+def test_the_weights_that_are_bounded_are_those_of_the_model(changed, monkeypatch, parameters):
+    weights = count_parameters(list_layers(parameters.trial_config("baseline", {}, seed=0)))
+    monkeypatch.setattr("pipeline.parameters.MAXIMUM_WEIGHTS", weights)
+    path = changed("trial", "epochs", to=1)
+    load_parameters(path)
+    monkeypatch.setattr("pipeline.parameters.MAXIMUM_WEIGHTS", weights - 1)
+    with pytest.raises(PipelineError, match=rf"trial\.hidden_units: gives a model {weights:,} weights"):
+        load_parameters(path)
+
+
 Place = tuple[str | int, ...]
 
 TEXT = (ROOT / "params.yaml").read_text()
 ORIGINAL = YAML(typ="safe").load(TEXT)
+STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 LIMIT_SECONDS = 3.0
 REPLACEMENTS = {
     "text": "no_such_choice",
@@ -201,6 +219,15 @@ def load(path: Path) -> Parameters | str:
         return str(error)
 
 
+def cells_of_stages(content: Any) -> list[Cell]:
+    """What dvc.yaml's two stages that train ask for."""
+    cells = [(stage, values) for stage in ("train", "batch_size_grid") for values in STAGES[stage]["matrix"].values()]
+    assert [values for _, values in cells] == ["${studies.train.arms}", "${studies.batch_size_grid.grid.batch_size}"]
+    studies = content["studies"]
+    of_grid = [("batch_size_grid", "batch_norm", {"batch_size": size}) for size in studies["batch_size_grid"]["grid"]["batch_size"]]
+    return [*(("train", arm, {}) for arm in studies["train"]["arms"]), *of_grid]
+
+
 def names(message: str, place: Place) -> bool:
     """Whether the message is one line that names the key or the one above it as in `trial.epochs: ...`, or quotes it."""
     dotted = [".".join(map(str, part)) for part in (place, place[:-1]) if part]
@@ -219,6 +246,7 @@ def test_whatever_a_key_is_changed_to_is_named_or_means_what_it_says(tmp_path, r
         assert time.process_time() - began < LIMIT_SECONDS
         if isinstance(outcome, Parameters):
             assert outcome.model_dump(exclude_unset=True) == content, place
+            assert sorted(outcome.cells(), key=repr) == sorted(cells_of_stages(content), key=repr), place
         else:
             assert names(outcome, place), f"{place}: {outcome}"
             refused += 1
