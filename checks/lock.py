@@ -1,9 +1,12 @@
 """dvc.lock: what the committed results say they were made from, and whether that is what is committed."""
 
+import csv
+import hashlib
 import json
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from pipeline.errors import PipelineError
 from pipeline.parameters import flatten
 
 LOCK = Path("dvc.lock")
+INPUTS = Path("reports/inputs.csv")
 KEPT_IN_GIT = "reports/"  # other outputs are in DVC's cache
 
 Entry = dict[str, Any]  # of an output or a dependency: path, md5, size and, for a folder, nfiles
@@ -49,10 +53,10 @@ def stale_stages(root: Path = Path()) -> dict[str, list[str]]:
     """
     stages = read_lock(root)
     status: dict[str, list[Any]] = json.loads(_ask_dvc(root, "status", "--json"))
-    made = outputs(stages)
+    made, read = outputs(stages), _read_inputs(root)
     moved = {stage: list(_moved(changes, stages.get(stage, {}).get("params", {}), made, root)) for stage, changes in status.items()}
     for stage, entry in stages.items():
-        moved.setdefault(stage, []).extend(_unlike_outputs(entry.get("deps", []), made))
+        moved.setdefault(stage, []).extend(_unlike_outputs(entry.get("deps", []), made, read))
     return {stage: sorted(set(names)) for stage, names in moved.items() if names}
 
 
@@ -91,16 +95,30 @@ def _is_made(path: str, made: dict[str, Entry]) -> bool:
     return any(Path(output).is_relative_to(path) and not output.startswith(KEPT_IN_GIT) for output in made)
 
 
-def _unlike_outputs(dependencies: list[Entry], made: dict[str, Entry]) -> list[str]:
-    """List the dependencies on other stages' outputs that were not as those stages made them."""
+def _unlike_outputs(dependencies: list[Entry], made: dict[str, Entry], read: dict[str, str]) -> list[str]:
+    """List the dependencies on other stages' outputs that were not as those stages made them.
+
+    Of a folder in which several stages have an output, the lock holds one MD5 over all, so what the report `read` there decides.
+    """
     names = []
     for dependency in dependencies:
-        parts = [entry for path, entry in made.items() if Path(path).is_relative_to(dependency["path"])]
-        fields = ["md5"] if [part["path"] for part in parts] == [dependency["path"]] else ["size", "nfiles"]
-        if parts and any(dependency.get(field) != _total(parts, field) for field in fields):
-            names.append(f"{dependency['path']} (not as the stage that makes it left it)")
+        path, md5 = dependency["path"], dependency["md5"]
+        parts = {part: entry["md5"] for part, entry in made.items() if Path(part).is_relative_to(path)}
+        found = {part: md5_of_folder(read, part) for part in (path, *parts)} if path not in parts else {path: md5}
+        if parts and found != {path: md5, **parts}:
+            names.append(f"{path} (not as the stage that makes it left it)")
     return names
 
 
-def _total(parts: list[Entry], field: str) -> object:
-    return parts[0][field] if field == "md5" else sum(part.get(field, 1) for part in parts)
+def md5_of_folder(files: dict[str, str], folder: str) -> str:
+    """MD5 of a folder as DVC has it, from the MD5 of each file by path: over a JSON list of its files."""
+    inside = {Path(path).relative_to(folder).as_posix(): md5 for path, md5 in files.items() if Path(path).is_relative_to(folder)}
+    listed = json.dumps([{"md5": md5, "relpath": name} for name, md5 in sorted(inside.items())], sort_keys=True)
+    return f"{hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest()}.dir"
+
+
+def _read_inputs(root: Path) -> dict[str, str]:
+    """What the report was made from: the MD5 of each file, by path."""
+    with suppress(FileNotFoundError), (root / INPUTS).open(encoding="utf-8", newline="") as table:
+        return {row["path"]: row["md5"] for row in csv.DictReader(table)}
+    return {}  # DVC tells that it is gone

@@ -18,9 +18,9 @@ from pipeline.command import run
 from pipeline.errors import PipelineError
 from pipeline.parameters import load_parameters
 from pipeline.progress import TrialProgress
-from pipeline.results import read_committed
 from pipeline.runner import Finished, run_trials
 from pipeline.study import alone_with_trials
+from pipeline.tables import check_declared, read_committed
 from pipeline.trial_result import TrialResult, sha256_of
 
 DEFAULT_TRIALS = 2
@@ -35,6 +35,7 @@ def main() -> None:
     seed = secrets.randbelow(2**32) if arguments.seed is None else arguments.seed
     parameters, environments = load_parameters(), read_environments()
     tables = read_committed()
+    check_declared(tables, parameters)
     tolerances = history_tolerances(tables.histories, across_instruction_sets())
     chosen = choose_trials(committed_trials(parameters, tables), arguments.trials, seed)
     print(f"retraining {', '.join(trial.name for trial in chosen)} (SEED={seed} picks the same again)", flush=True)

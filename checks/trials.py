@@ -13,9 +13,10 @@ from checks.comparison import (
     compare_histories,
     unlike_environment,
 )
+from pipeline.errors import PipelineError
 from pipeline.notebook_studies import TRAIN
 from pipeline.parameters import Parameters
-from pipeline.results import Tables
+from pipeline.tables import WEIGHTS_COLUMNS, Tables
 from pipeline.trial_config import TrialConfig
 
 
@@ -47,12 +48,18 @@ class CommittedTrial:
 
 
 def committed_trials(parameters: Parameters, tables: Tables) -> list[CommittedTrial]:
-    """Every trial of the committed results; one that studies share is listed for each."""
+    """Every trial of the committed results; one that studies share is listed for each.
+
+    Raises:
+        PipelineError: an arm is not declared in params.yaml.
+    """
     trials = []
     for row in tables.weights.to_dict("records"):
+        if row["arm"] not in parameters.arms:
+            raise PipelineError(f"reports/weights.csv: params.yaml declares no arm '{row['arm']}'; run `make repro`")
         level = {} if row["study"] == TRAIN else {"batch_size": row["batch_size"]}
         config = parameters.trial_config(row["arm"], level, row["seed"])
-        trials.append(CommittedTrial(**{str(name): value for name, value in row.items()}, config=config))
+        trials.append(CommittedTrial(**{name: row[name] for name in WEIGHTS_COLUMNS}, config=config))
     return trials
 
 

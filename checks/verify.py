@@ -27,7 +27,7 @@ from pipeline.command import run
 from pipeline.errors import PipelineError
 from pipeline.parameters import load_parameters
 from pipeline.readme import read_metrics
-from pipeline.results import read_committed
+from pipeline.tables import read_committed
 
 OUTPUT = Path(".verify")
 SAME_EVERYWHERE = ("data/",)  # outputs that no processor rounds

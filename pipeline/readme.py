@@ -51,8 +51,8 @@ def headline_results(metrics: dict[str, Any]) -> str:
     try:
         difference = metrics[f"{TRAIN}_differences"][f"{BATCH_NORM}_minus_{BASELINE}"]
         return render("readme.md", metrics=metrics, difference=difference)
-    except (KeyError, UndefinedError) as error:
-        raise PipelineError(f"{METRICS}: lacks {error}; run `dvc repro --force report`") from None
+    except (KeyError, TypeError, ValueError, UndefinedError) as error:
+        raise PipelineError(f"{METRICS}: not as the report writes it ({error}); run `dvc repro --force report`") from None
 
 
 def update_readme(begin: str, end: str, block: str, *, remedy: str, check: bool = False) -> None:

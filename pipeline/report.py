@@ -17,8 +17,9 @@ from pipeline.page import make_page
 from pipeline.parameters import Parameters, flatten, load_parameters
 from pipeline.plotting import draw
 from pipeline.rendering import render
-from pipeline.results import REPORTS, Results, Tables, derive_results, read_committed, read_stage_outputs
+from pipeline.results import Results, derive_results
 from pipeline.summary import Metrics, find_class_extremes, find_largest_confusion, headline_metrics, reference_size, summarize_results
+from pipeline.tables import REPORTS, Tables, check_declared, read_committed, read_stage_outputs
 from pipeline.tracking import Ledger
 from pipeline.trial_result import DIVERGED_LOSS
 
@@ -32,7 +33,9 @@ def main() -> None:
     check = parser.parse_args().check
     parameters = load_parameters()
     if check:
-        check_files(make_report(parameters, read_committed()), REPORTS)
+        tables = read_committed()
+        check_declared(tables, parameters)
+        check_files(make_report(parameters, tables), REPORTS)
         return
     tables = read_stage_outputs(parameters)
     write_files(make_report(parameters, tables), REPORTS)

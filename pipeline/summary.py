@@ -21,8 +21,9 @@ import pandas as pd
 from pipeline.errors import PipelineError
 from pipeline.notebook_studies import BASELINE, BATCH_NORM, GRID, TRAIN
 from pipeline.parameters import Parameters
-from pipeline.results import RECALIBRATED, STORED, Results
+from pipeline.results import RECALIBRATED, Results
 from pipeline.statistics import PairedDifference, paired_difference, summarize
+from pipeline.tables import STORED
 
 Metrics = dict[str, Any]
 Cell = str | int  # an arm or a batch size

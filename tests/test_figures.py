@@ -5,7 +5,8 @@ import pytest
 
 from pipeline.parameters import load_parameters
 from pipeline.report import draw_figures
-from pipeline.results import derive_results, read_stage_outputs
+from pipeline.results import derive_results
+from pipeline.tables import read_stage_outputs
 from tests.synthetic_results import write_results
 
 NAMES = ["paired_differences", "accuracy", "loss", "recalibration", "batch_sizes", "confusion_matrices", "class_scores"]

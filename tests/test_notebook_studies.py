@@ -1,3 +1,4 @@
+import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
@@ -5,8 +6,9 @@ from pipeline.errors import PipelineError
 from pipeline.parameters import load_parameters
 from pipeline.rendering import render
 from pipeline.report import describe
-from pipeline.results import derive_results, read_stage_outputs
+from pipeline.results import derive_results
 from pipeline.summary import summarize_results
+from pipeline.tables import read_stage_outputs
 from tests.synthetic_results import write_results
 
 GRID = ("studies", "batch_size_grid")
@@ -85,5 +87,7 @@ def test_what_is_accepted_can_be_reported(tmp_path, monkeypatch, path, value):
     change_results(tmp_path, path, value)
     monkeypatch.chdir(tmp_path)
     parameters = load_parameters()
+    for history in tmp_path.glob("results/train/*/history.csv"):
+        pd.read_csv(history).assign(batch_size=parameters.trial.batch_size).to_csv(history, index=False)
     results = derive_results(read_stage_outputs(parameters))
     assert "# " in render("report.md", **describe(parameters, results, summarize_results(results, parameters)))

@@ -71,8 +71,12 @@ def test_markers_that_are_missing_or_doubled_are_an_error(project, monkeypatch, 
 
 def test_missing_or_foreign_metrics_are_an_error(project, monkeypatch):
     (project / "reports/metrics.json").write_text("{}")
-    with pytest.raises(PipelineError, match=r"lacks .*train_differences"):
+    with pytest.raises(PipelineError, match=r"not as the report writes it .*train_differences"):
         run(monkeypatch)
+    for foreign in ("5", "[]", '{"train_differences": "text"}'):
+        (project / "reports/metrics.json").write_text(foreign)
+        with pytest.raises(PipelineError, match=r"not as the report writes it"):
+            run(monkeypatch)
     (project / "reports/metrics.json").unlink()
     with pytest.raises(PipelineError, match="not found; run `dvc repro report`"):
         run(monkeypatch)

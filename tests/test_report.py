@@ -60,7 +60,7 @@ def files_of(folder):
 def test_every_file_is_made_and_nothing_else(made):
     names = {str(path) for path in files_of(made / "reports") if path.parent == Path()}
     assessed = {"test_trials.csv", "test_per_class.csv", "test_references.csv", "confusion_matrix.csv"}
-    assert names == {"report.md", "report.html", "metrics.json", "history.csv", "weights.csv", "data_profile.json", *assessed}
+    assert names == {"report.md", "report.html", "metrics.json", "history.csv", "weights.csv", "inputs.csv", "data_profile.json", *assessed}
 
 
 def test_weights_are_told_by_their_hashes(made):
