@@ -48,13 +48,30 @@ def main() -> None:
         raise PipelineError(
             ".venv-bench: not found, where PyTorch and JAX stand; run `make bench`, which makes it (PARTS=... for some parts)"
         )
+    environment = _environment()
+    results = _measured_in(environment, some_parts=bool(arguments.parts))
     for part in arguments.parts or PARTS:
         print(f"measuring {part}", flush=True)
-        results, commit = report.read_results(report.RESULTS) if report.RESULTS.exists() else {}, _commit()
+        commit = _commit()
         PARTS[part](results)
         measured_at = {**results.get("measured_at", {}), part: commit}
-        _write({**results, "environment": _environment(), "measured_at": measured_at, "ratios": ratios(results)})
+        results |= {"environment": environment, "measured_at": measured_at, "ratios": ratios(results)}
+        _write(results)
     report.write_report()
+
+
+def _measured_in(environment: dict[str, Any], *, some_parts: bool) -> Results:
+    """Read what was measured before in this environment; elsewhere measured parts must not stand beside new ones.
+
+    Raises:
+        PipelineError: only some parts are to be measured, and the others were measured elsewhere.
+    """
+    results = report.read_results(report.RESULTS) if report.RESULTS.exists() else {}
+    before = results.get("environment", environment)
+    unlike = sorted(name for name in before.keys() | environment.keys() if before.get(name) != environment.get(name))
+    if unlike and some_parts:
+        raise PipelineError(f"{report.RESULTS}: measured with another {', '.join(unlike)}; name no parts, so that all are measured here")
+    return {} if unlike else results
 
 
 def _measure_machine(results: Results) -> None:

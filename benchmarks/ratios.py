@@ -10,7 +10,7 @@ NORMALIZATION = "batch"
 def ratios(results: dict[str, Any]) -> dict[str, float]:
     """Work out every ratio whose measurements are there; names as in the README's table."""
     found: dict[str, float] = {}
-    if "steps" in results:
+    if "steps" in results and "floor" in results:
         found |= _of_steps(results["steps"], results["floor"])
     jobs = results.get("whole_jobs", {})
     if "notebook" in jobs and "dvc_repro_of_the_same_five" in jobs:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import floor, instruction_sets, steps
+from benchmarks.__main__ import _measured_in
 from benchmarks.contenders.project import config_of
 from benchmarks.measure import spread
 from benchmarks.protocol import Process
@@ -124,3 +125,16 @@ def test_the_committed_ratios_follow_from_the_committed_measurements():
     results = json.loads((ROOT / "benchmarks/results.json").read_text())
     assert results["ratios"] == pytest.approx(ratios(results))
     assert all(row["same_work"] for row in results["steps"])
+
+
+def test_what_was_measured_elsewhere_is_measured_anew_as_a_whole(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "benchmarks").mkdir()
+    here = {"cpu": "this", "cores": 2}
+    assert _measured_in(here, some_parts=True) == {}
+    (folder / "benchmarks/results.json").write_text(json.dumps({"environment": here, "growth": []}))
+    assert _measured_in(here, some_parts=True) == {"environment": here, "growth": []}
+    elsewhere = {"cpu": "that", "cores": 2}
+    assert _measured_in(elsewhere, some_parts=False) == {}
+    with pytest.raises(PipelineError, match="measured with another cpu; name no parts"):
+        _measured_in(elsewhere, some_parts=True)
