@@ -28,6 +28,8 @@ from checks.synthetic import (
     make_files,
     md5_of,
     parameters_data,
+    png_chunk,
+    with_second_header,
     write_archive,
     write_folder,
     write_sheet_archive,
@@ -182,9 +184,24 @@ def of_kind(kind: bytes):
     return write
 
 
+def with_png(content: bytes):
+    """Write the npm package's archive with that as one of its sheets."""
+    return lambda path: write_tar(path, {**as_sheets(FILES), "data_batch_1.png": content})
+
+
 def with_sheet(mode: str, size: tuple[int, int] = (1024, 20)):
     """Write the npm package's archive with another kind of PNG in it."""
-    return lambda path: write_tar(path, {**as_sheets(FILES), "data_batch_1.png": encode_png(Image.new(mode, size))})
+    return with_png(encode_png(Image.new(mode, size)))
+
+
+def of_impossible_size(kind: bytes):
+    """Write a tar archive whose first header tells of more bytes than an integer of the machine can count."""
+    member = tarfile.TarInfo("x")
+    member.type, member.size = kind, 2**70
+    return lambda path: path.write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+
+
+SHEET = as_sheets(FILES)["data_batch_1.png"]
 
 
 BAD_ARCHIVES = {
@@ -206,6 +223,11 @@ BAD_ARCHIVES = {
     "PNG in grey": with_sheet("L"),
     "PNG with transparency": with_sheet("RGBA"),
     "PNG of 16 bits": with_sheet("I;16"),
+    "PNG with a second header": with_png(with_second_header(SHEET, 1024, 30)),
+    "PNG with a broken chunk at its end": with_png(SHEET[:-12] + png_chunk(b"iCCP", b"") + SHEET[-12:]),
+    "long name of 2^70 bytes": of_impossible_size(tarfile.GNUTYPE_LONGNAME),
+    "pax header of 2^70 bytes": of_impossible_size(tarfile.XHDTYPE),
+    "sparse member of 2^70 bytes": of_impossible_size(tarfile.GNUTYPE_SPARSE),
 }
 
 
