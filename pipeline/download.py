@@ -77,6 +77,7 @@ class _Transfer:
                 with self._ask(watchdog) as response:
                     self._start(response)
                     self._receive(response.raw, watchdog)
+                self._check_complete()
             except (_PassingError, PipelineError):
                 if not watchdog.has_bitten:
                     raise
@@ -148,6 +149,7 @@ class _Transfer:
     def _receive(self, body: urllib3.HTTPResponse, watchdog: Watchdog) -> None:
         for chunk in self._fast_enough(self._chunks(body)):
             watchdog.feed()
+            self._check_length(self.file.tell() + len(chunk))
             self._check_size(self.file.tell() + len(chunk))
             self.file.write(chunk)
             self.report(self.file.tell(), self.total_bytes)
@@ -172,6 +174,16 @@ class _Transfer:
                 if received < MINIMUM_BYTES_PER_SECOND * elapsed:
                     raise _PassingError(f"too slow: {received} bytes in {elapsed:.3g} s")
                 start, received = time.monotonic(), 0
+
+    def _check_length(self, size: int) -> None:
+        """Begin anew when a resumed answer brings more than was promised: its bytes may be those of another file."""
+        if self.total_bytes is not None and size > self.total_bytes:
+            self._restart()
+            raise _PassingError(f"more came than the {self.total_bytes} bytes that were promised")
+
+    def _check_complete(self) -> None:
+        if self.total_bytes is not None and self.file.tell() < self.total_bytes:
+            raise _PassingError(f"the answer ended after {self.file.tell()} of {self.total_bytes} bytes")
 
     def _check_size(self, size: int) -> None:
         if size > self.maximum_bytes:

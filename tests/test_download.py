@@ -210,6 +210,36 @@ def test_range_that_was_not_asked_for_is_refused(mirror):
         downloaded(mirror.url)
 
 
+def resumed_with(body: bytes):
+    """Promise the rest of the file from byte 1000 on, and send something else."""
+
+    def answer(handler):
+        handler.start(206, Content_Length=len(body), Content_Range=f"bytes 1000-{len(BODY) - 1}/{len(BODY)}", ETag=handler.mirror.etag)
+        handler.wfile.write(body)
+
+    return answer
+
+
+def test_resumed_answer_that_ends_early_is_resumed_again(mirror):
+    mirror.answers = [cut_at(1000), resumed_with(BODY[1000:1100])]
+    assert downloaded(mirror.url) == BODY
+    assert mirror.requests[2]["Range"] == "bytes=1100-"
+
+
+@pytest.mark.parametrize("excess", [b"x", bytes(2 * 10**6)])
+def test_resumed_answer_that_is_too_long_starts_from_zero(mirror, excess):
+    mirror.answers = [cut_at(1000), resumed_with(BODY[1000:] + excess)]
+    assert downloaded(mirror.url) == BODY
+    assert "Range" not in mirror.requests[2]
+
+
+@pytest.mark.parametrize(("body", "reason"), [(b"", "ended after 1000 of 300000 bytes"), (BODY, "more came than the 300000 bytes")])
+def test_resumed_answer_of_wrong_length_is_no_success(mirror, body, reason):
+    mirror.answers = [cut_at(1000), resumed_with(body)]
+    with pytest.raises(PipelineError, match=reason):
+        downloaded(mirror.url, attempts=2)
+
+
 def test_unsatisfiable_range_starts_from_zero(mirror):
     mirror.answers = [cut_at(1000), status(416)]
     assert downloaded(mirror.url) == BODY
