@@ -191,10 +191,10 @@ class _Transfer:
 
 
 def _judge_headers(response: requests.Response, *, watchdog: Watchdog, **_: object) -> None:
+    if response.is_redirect or watchdog.has_bitten:
+        response.close()  # requests would read a redirect's body, however large, before it follows
     if watchdog.has_bitten:
         raise requests.ReadTimeout
-    if response.is_redirect:
-        response.close()  # requests would read its body, however large, before it follows
 
 
 def _cause(error: requests.RequestException) -> str:

@@ -135,6 +135,14 @@ def test_next_source_is_tried_and_the_reason_told(serve, archive, capsys):
     assert lines[1].startswith("no/such/folder: no such file or folder")
 
 
+@pytest.mark.parametrize("url", ["http://a..b/x", f"http://{70 * 'a'}.com/", "http://[", "file://%00", "npm:a\0b"])
+def test_impossible_address_is_a_failing_source(archive, capsys, url):
+    fetch_from(url, archive)
+    assert fetched() == FILES
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("; trying the next source")
+
+
 def test_when_all_fail_every_source_is_listed_with_its_reason(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(PipelineError) as fault:
