@@ -109,8 +109,8 @@ def repeating(start: bytes, again: bytes):
 
 
 def redirecting_for_ever(handler):
-    handler.start(302, Location="/again", Content_Length=0)
     handler.mirror.answers.append(redirecting_for_ever)
+    handler.start(302, Location="/again", Content_Length=0)
 
 
 def status(code: int, **headers: object):
@@ -307,8 +307,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 def test_server_that_does_not_come_to_the_point_is_given_up(mirror, capsys, answer):
     mirror.answers = [answer]
     assert downloaded(mirror.url, timeout_seconds=0.2) == BODY
-    assert "no data came for 0.2 s" in capsys.readouterr().err
-    assert len(mirror.requests) == 2
+    assert "no data came for 0.2 s, after" in capsys.readouterr().err
 
 
 def test_trickling_headers_do_not_lose_what_has_come(mirror):
@@ -345,11 +344,11 @@ def test_steady_download_may_take_longer_than_the_timeout(mirror):
     def steadily(handler):
         handler.start(200, Content_Length=len(BODY))
         for start in range(0, len(BODY), 10_000):
-            handler.mirror.closing.wait(0.02)
+            handler.mirror.closing.wait(0.03)
             handler.wfile.write(BODY[start : start + 10_000])
 
     mirror.answers = [steadily]
-    assert downloaded(mirror.url, timeout_seconds=0.3) == BODY
+    assert downloaded(mirror.url, timeout_seconds=0.5) == BODY
     assert len(mirror.requests) == 1
 
 
@@ -407,7 +406,7 @@ def test_body_of_a_redirect_is_not_read(mirror, piece):
     def redirecting_with_a_body(handler):
         handler.start(302, Location="/elsewhere")
         for _ in range(100):
-            handler.mirror.closing.wait(0.001)
+            handler.mirror.closing.wait(0.01)
             handler.wfile.write(piece)
         sent_whole.set()
 
