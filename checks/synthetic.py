@@ -6,7 +6,9 @@ Files are a mapping from name to content, so that a test can spoil one before it
 import hashlib
 import io
 import json
+import struct
 import tarfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,17 @@ def encode_png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """Write one of the chunks that a PNG file consists of."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def with_second_header(png: bytes, width: int, height: int, bits: int = 8, colour_type: int = 2) -> bytes:
+    """Put a second header behind a PNG's own; a decoder follows the last."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0))
+    return png[:33] + header + png[33:]
 
 
 def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:

@@ -7,6 +7,7 @@ import gzip
 import json
 import struct
 import tarfile
+import warnings
 import zlib
 from collections.abc import Iterator
 from io import BytesIO
@@ -29,8 +30,8 @@ GZIP_MAGIC = b"\x1f\x8b"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 RGB_8_BIT = (8, 2)  # bit depth and colour type in a PNG's header
 
-BROKEN_TAR = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, RecursionError)
-BROKEN_PNG = (OSError, SyntaxError, ValueError, zlib.error, struct.error, Image.DecompressionBombError)
+BROKEN_TAR = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, OverflowError, RecursionError)
+BROKEN_PNG = (OSError, SyntaxError, ValueError, IndexError, zlib.error, struct.error, Image.DecompressionBombError)
 
 
 def read_tar(file: BinaryIO, maximum_bytes: int) -> dict[str, bytes]:
@@ -107,7 +108,7 @@ def _from_sheets(members: dict[str, bytes], maximum_bytes: int) -> Iterator[tupl
     labels = dict(zip(TRAIN_FILES, np.split(train_labels, np.cumsum([counts[name] for name in TRAIN_FILES])[:-1]), strict=True))
     labels[TEST_FILE] = _labels(members, TEST_LABELS, counts[TEST_FILE])
     for name, sheet in SHEETS.items():
-        yield name, encode_records(_images(sheet, members[sheet]), labels[name])
+        yield name, encode_records(_images(sheet, members[sheet], counts[name]), labels[name])
 
 
 def _image_count(sheet: str, png: bytes) -> int:
@@ -133,10 +134,15 @@ def _labels(members: dict[str, bytes], name: str, count: int) -> NDArray[np.uint
     return np.array(labels, dtype=np.uint8)
 
 
-def _images(sheet: str, png: bytes) -> NDArray[np.uint8]:
-    """Decode a sheet as uint8 images `(n, 32, 32, 3)`."""
+def _images(sheet: str, png: bytes, count: int) -> NDArray[np.uint8]:
+    """Decode a sheet as uint8 images `(count, 32, 32, 3)`."""
+    # Whether a sheet is too large is for data.maximum_megabytes to say.
+    quiet = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
     try:
-        with Image.open(BytesIO(png), formats=["PNG"]) as image:
+        with quiet, Image.open(BytesIO(png), formats=["PNG"]) as image:
+            # Of several headers Pillow follows the last, and memory for what that says is taken only when the image is loaded.
+            if image.size != (SHEET_WIDTH, count) or any(tile.args != "RGB" for tile in image.tile):
+                raise PipelineError(f"{sheet}: broken PNG: a later header contradicts the first")
             return np.asarray(image).reshape(-1, *IMAGE_SHAPE)
     except BROKEN_PNG as error:
         raise PipelineError(f"{sheet}: broken PNG: {error}") from None

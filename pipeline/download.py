@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import BinaryIO
 
@@ -15,9 +16,11 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from pipeline.errors import PipelineError
+from pipeline.watchdog import Watchdog, WatchedAdapter
 
 CHUNK_BYTES = 1 << 18
 MINIMUM_BYTES_PER_SECOND = 1000
+MAXIMUM_REDIRECTS = 10
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 4.0
 
@@ -31,7 +34,7 @@ class _PassingError(Exception):
 def download(url: str, file: BinaryIO, *, attempts: int, timeout_seconds: float, maximum_bytes: int) -> None:
     """Fill the empty `file` with what is at `url`, in at most `attempts` requests.
 
-    An attempt ends when no byte comes for `timeout_seconds`, or when fewer than `MINIMUM_BYTES_PER_SECOND`
+    An attempt ends when nothing of the file comes for `timeout_seconds`, or when fewer than `MINIMUM_BYTES_PER_SECOND`
     came on average over that time; the next one goes on from where it stopped.
 
     Raises:
@@ -69,14 +72,38 @@ class _Transfer:
     etag: str = ""
 
     def attempt(self) -> None:
+        with Watchdog(self.timeout_seconds) as watchdog:
+            try:
+                with self._ask(watchdog) as response:
+                    self._start(response)
+                    self._receive(response.raw, watchdog)
+                self._check_complete()
+            except (_PassingError, PipelineError):
+                if not watchdog.has_bitten:
+                    raise
+            # What a connection that was shut down has brought may look like a whole answer.
+            if watchdog.has_bitten:
+                raise _PassingError(self._no_data())
+
+    def _ask(self, watchdog: Watchdog) -> requests.Response:
         try:
-            with requests.get(self.url, headers=self._headers(), stream=True, timeout=self.timeout_seconds) as response:
-                self._start(response)
-                self._receive(response.raw)
+            with requests.Session() as session:
+                session.max_redirects = MAXIMUM_REDIRECTS
+                for scheme in list(session.adapters):
+                    session.mount(scheme, WatchedAdapter(watchdog))
+                hooks = {"response": partial(_judge_headers, watchdog=watchdog)}
+                return session.get(self.url, headers=self._headers(), stream=True, timeout=self.timeout_seconds, hooks=hooks)
+        except requests.ReadTimeout:
+            raise _PassingError(self._no_data()) from None
         except (requests.ConnectionError, requests.Timeout) as error:
             raise _PassingError(_cause(error)) from None
         except requests.RequestException as error:
             raise PipelineError(public(str(error))) from None
+        except ValueError as error:  # of the address, or of the one it redirects to
+            raise PipelineError(f"an impossible address: {public(str(error))}") from None
+
+    def _no_data(self) -> str:
+        return f"no data came for {self.timeout_seconds:g} s, after {self.file.tell()} bytes"
 
     def _headers(self) -> dict[str, str]:
         # A compressed transfer would have neither a known length nor the archive's own bytes.
@@ -119,8 +146,10 @@ class _Transfer:
             raise _PassingError(answer)
         raise PipelineError(answer)
 
-    def _receive(self, body: urllib3.HTTPResponse) -> None:
+    def _receive(self, body: urllib3.HTTPResponse, watchdog: Watchdog) -> None:
         for chunk in self._fast_enough(self._chunks(body)):
+            watchdog.feed()
+            self._check_length(self.file.tell() + len(chunk))
             self._check_size(self.file.tell() + len(chunk))
             self.file.write(chunk)
             self.report(self.file.tell(), self.total_bytes)
@@ -131,7 +160,7 @@ class _Transfer:
             while chunk := body.read1(CHUNK_BYTES, decode_content=False):
                 yield chunk
         except urllib3.exceptions.ReadTimeoutError:
-            raise _PassingError(f"no byte came for {self.timeout_seconds:g} s, after {self.file.tell()} bytes") from None
+            raise _PassingError(self._no_data()) from None
         except urllib3.exceptions.HTTPError:
             raise _PassingError(f"the connection broke after {self.file.tell()} of {self.total_bytes or 'unknown'} bytes") from None
 
@@ -146,9 +175,26 @@ class _Transfer:
                     raise _PassingError(f"too slow: {received} bytes in {elapsed:.3g} s")
                 start, received = time.monotonic(), 0
 
+    def _check_length(self, size: int) -> None:
+        """Begin anew when a resumed answer brings more than was promised: its bytes may be those of another file."""
+        if self.total_bytes is not None and size > self.total_bytes:
+            self._restart()
+            raise _PassingError(f"more came than the {self.total_bytes} bytes that were promised")
+
+    def _check_complete(self) -> None:
+        if self.total_bytes is not None and self.file.tell() < self.total_bytes:
+            raise _PassingError(f"the answer ended after {self.file.tell()} of {self.total_bytes} bytes")
+
     def _check_size(self, size: int) -> None:
         if size > self.maximum_bytes:
             raise PipelineError(f"larger than data.maximum_megabytes allows ({self.maximum_bytes} bytes)")
+
+
+def _judge_headers(response: requests.Response, *, watchdog: Watchdog, **_: object) -> None:
+    if response.is_redirect or watchdog.has_bitten:
+        response.close()  # requests would read a redirect's body, however large, before it follows
+    if watchdog.has_bitten:
+        raise requests.ReadTimeout
 
 
 def _cause(error: requests.RequestException) -> str:

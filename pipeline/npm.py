@@ -63,6 +63,8 @@ def _view(arguments: list[str], limit_seconds: float) -> str:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=limit_seconds, check=False)
     except subprocess.TimeoutExpired:
         raise PipelineError(f"npm did not answer within {limit_seconds:g} s") from None
+    except ValueError as error:  # no program can be given a null character
+        raise PipelineError(f"npm cannot be asked for that name: {error}") from None
     if answer.returncode != 0:
         raise PipelineError(f"npm failed: {_reason(answer)}")
     return answer.stdout

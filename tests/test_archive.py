@@ -5,12 +5,23 @@ import io
 import json
 import struct
 import tarfile
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from checks.synthetic import as_sheets, encode_png, make_files, write_archive, write_folder, write_sheet_archive, write_tar
+from checks.synthetic import (
+    as_sheets,
+    encode_png,
+    make_files,
+    png_chunk,
+    with_second_header,
+    write_archive,
+    write_folder,
+    write_sheet_archive,
+    write_tar,
+)
 from pipeline.archive import canonical_files, read_folder, read_tar
 from pipeline.errors import PipelineError
 
@@ -138,6 +149,15 @@ def test_negative_size_does_not_go_round_in_circles(path):
         files_in(path)
 
 
+@pytest.mark.parametrize("kind", [b"0", b"x", b"g", b"K", b"L", b"D", b"S"])
+def test_size_beyond_any_integer_is_refused(path, kind):
+    member = tarfile.TarInfo("data_batch_1.bin")
+    member.type, member.size = kind, 2**70
+    path.write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(PipelineError, match=r"not a whole tar archive|unpacks to more"):
+        files_in(path)
+
+
 def test_folder_above_the_limit_is_refused(path):
     with pytest.raises(PipelineError, match="unpacks to more"):
         read_folder(write_folder(path, FILES), maximum_bytes=1000)
@@ -178,6 +198,23 @@ def test_sheet_of_16_bits_a_channel_is_refused():
     content[24] = 16
     with pytest.raises(PipelineError, match="should be 8-bit RGB"):
         dict(canonical_files({**SHEETS, "data_batch_1.png": bytes(content)}, LIMIT))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [(1024, 30), (1024, 10), (12288, 12288), (1024, 20, 16, 2), (1024, 20, 8, 3), (1024, 20, 8, 0)],
+    ids=["taller", "shorter", "bomb", "16 bits", "palette", "grey"],
+)
+def test_second_header_is_refused_before_the_sheet_is_decoded(header):
+    content = with_second_header(SHEETS["data_batch_1.png"], *header)
+    with warnings.catch_warnings(action="error"), pytest.raises(PipelineError, match="a later header contradicts the first"):
+        dict(canonical_files({**SHEETS, "data_batch_1.png": content}, LIMIT))
+
+
+def test_broken_chunk_behind_the_pixels_is_refused():
+    content = SHEETS["data_batch_1.png"]
+    with pytest.raises(PipelineError, match=r"data_batch_1\.png: broken PNG"):
+        dict(canonical_files({**SHEETS, "data_batch_1.png": content[:-12] + png_chunk(b"iCCP", b"") + content[-12:]}, LIMIT))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import errno
 import io
 import random
 import re
+import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -93,6 +94,23 @@ def endless(handler):
     handler.start(200)
     for _ in count():
         handler.wfile.write(bytes(100_000))
+
+
+def repeating(start: bytes, again: bytes):
+    """Send the start of an answer, and then the same again and again, but not so long that a test would hang."""
+
+    def answer(handler):
+        handler.wfile.write(start)
+        for _ in range(200):
+            handler.mirror.closing.wait(0.01)
+            handler.wfile.write(again)
+
+    return answer
+
+
+def redirecting_for_ever(handler):
+    handler.mirror.answers.append(redirecting_for_ever)
+    handler.start(302, Location="/again", Content_Length=0)
 
 
 def status(code: int, **headers: object):
@@ -192,6 +210,36 @@ def test_range_that_was_not_asked_for_is_refused(mirror):
         downloaded(mirror.url)
 
 
+def resumed_with(body: bytes):
+    """Promise the rest of the file from byte 1000 on, and send something else."""
+
+    def answer(handler):
+        handler.start(206, Content_Length=len(body), Content_Range=f"bytes 1000-{len(BODY) - 1}/{len(BODY)}", ETag=handler.mirror.etag)
+        handler.wfile.write(body)
+
+    return answer
+
+
+def test_resumed_answer_that_ends_early_is_resumed_again(mirror):
+    mirror.answers = [cut_at(1000), resumed_with(BODY[1000:1100])]
+    assert downloaded(mirror.url) == BODY
+    assert mirror.requests[2]["Range"] == "bytes=1100-"
+
+
+@pytest.mark.parametrize("excess", [b"x", bytes(2 * 10**6)])
+def test_resumed_answer_that_is_too_long_starts_from_zero(mirror, excess):
+    mirror.answers = [cut_at(1000), resumed_with(BODY[1000:] + excess)]
+    assert downloaded(mirror.url) == BODY
+    assert "Range" not in mirror.requests[2]
+
+
+@pytest.mark.parametrize(("body", "reason"), [(b"", "ended after 1000 of 300000 bytes"), (BODY, "more came than the 300000 bytes")])
+def test_resumed_answer_of_wrong_length_is_no_success(mirror, body, reason):
+    mirror.answers = [cut_at(1000), resumed_with(body)]
+    with pytest.raises(PipelineError, match=reason):
+        downloaded(mirror.url, attempts=2)
+
+
 def test_unsatisfiable_range_starts_from_zero(mirror):
     mirror.answers = [cut_at(1000), status(416)]
     assert downloaded(mirror.url) == BODY
@@ -233,13 +281,75 @@ def test_attempts_are_limited(mirror):
 def test_stall_is_given_up_and_resumed(mirror, capsys):
     mirror.answers = [stalling_at(1000)]
     assert downloaded(mirror.url, timeout_seconds=0.2) == BODY
-    assert "no byte came for 0.2 s, after 1000 bytes; attempt 2 of 3 follows" in capsys.readouterr().err
+    assert "no data came for 0.2 s, after 1000 bytes; attempt 2 of 3 follows" in capsys.readouterr().err
 
 
 def test_server_that_never_answers_is_given_up(mirror):
     mirror.answers = [lambda handler: handler.mirror.closing.wait()]
-    with pytest.raises(PipelineError, match="Read timed out"):
+    with pytest.raises(PipelineError, match=r"no data came for 0\.2 s, after 0 bytes"):
         downloaded(mirror.url, attempts=1, timeout_seconds=0.2)
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        repeating(b"HTTP/1.1 200 OK\r\nServer: ", b"x"),
+        repeating(b"HTTP/1.1 302 Found\r\nLocation: /", b"x"),
+        repeating(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100),
+        repeating(CHUNKED + b"1;", b"x"),
+        repeating(CHUNKED + b"1\r\nx\r\n0\r\n", b"Trailer: x\r\n" * 1000),
+    ],
+    ids=["header", "redirect", "continue", "chunk size", "trailers"],
+)
+def test_server_that_does_not_come_to_the_point_is_given_up(mirror, capsys, answer):
+    mirror.answers = [answer]
+    assert downloaded(mirror.url, timeout_seconds=0.2) == BODY
+    assert "no data came for 0.2 s, after" in capsys.readouterr().err
+
+
+def test_trickling_headers_do_not_lose_what_has_come(mirror):
+    mirror.answers = [cut_at(1000), repeating(b"HTTP/1.1 200 OK\r\nServer: ", b"x")]
+    assert downloaded(mirror.url, timeout_seconds=0.2) == BODY
+    assert mirror.requests[2]["Range"] == "bytes=1000-"
+
+
+def test_trickling_tls_handshake_is_given_up():
+    def trickle(server):
+        with suppress(ConnectionError), server.accept()[0] as connection:
+            connection.sendall(b"\x16\x03\x03\x3f\xff")  # a record of 16 kB begins
+            while not given_up.wait(0.01):
+                connection.sendall(b"x")
+
+    given_up = threading.Event()
+    threading.Timer(2, given_up.set).start()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=trickle, args=[server], daemon=True).start()
+        with pytest.raises(PipelineError, match=r"no data came for 0\.2 s"):
+            downloaded(f"https://127.0.0.1:{server.getsockname()[1]}/", attempts=1, timeout_seconds=0.2)
+    given_up.set()
+
+
+def test_trickling_proxy_is_given_up(mirror, monkeypatch):
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("http_proxy", mirror.url)
+    mirror.answers = [repeating(b"HTTP/1.1 200 OK\r\nServer: ", b"x")]
+    with pytest.raises(PipelineError, match=r"no data came for 0\.2 s"):
+        downloaded("http://mirror.example/cifar.tar.gz", attempts=1, timeout_seconds=0.2)
+
+
+def test_steady_download_may_take_longer_than_the_timeout(mirror):
+    def steadily(handler):
+        handler.start(200, Content_Length=len(BODY))
+        for start in range(0, len(BODY), 10_000):
+            handler.mirror.closing.wait(0.03)
+            handler.wfile.write(BODY[start : start + 10_000])
+
+    mirror.answers = [steadily]
+    assert downloaded(mirror.url, timeout_seconds=0.5) == BODY
+    assert len(mirror.requests) == 1
 
 
 def test_trickle_is_given_up(mirror):
@@ -282,13 +392,46 @@ def test_redirect_is_followed(mirror):
     assert downloaded(mirror.url) == BODY
 
 
+def test_redirects_without_end_are_a_lasting_fault(mirror):
+    mirror.answers = [redirecting_for_ever]
+    with pytest.raises(PipelineError, match="Exceeded 10 redirects"):
+        downloaded(mirror.url)
+    assert len(mirror.requests) == 11
+
+
+@pytest.mark.parametrize("piece", [b"x", bytes(10**6)], ids=["trickled", "endless"])
+def test_body_of_a_redirect_is_not_read(mirror, piece):
+    sent_whole = threading.Event()
+
+    def redirecting_with_a_body(handler):
+        handler.start(302, Location="/elsewhere")
+        for _ in range(100):
+            handler.mirror.closing.wait(0.01)
+            handler.wfile.write(piece)
+        sent_whole.set()
+
+    mirror.answers = [redirecting_with_a_body]
+    assert downloaded(mirror.url) == BODY
+    assert not sent_whole.is_set()
+
+
+@pytest.mark.parametrize(
+    "location", ["http://a..b/", "http://.x/", f"http://{70 * 'a'}.com/", "http://[", "http://\xff\xfe/", "file:///etc/passwd"]
+)
+def test_redirect_to_an_impossible_address_is_a_lasting_fault(mirror, location):
+    mirror.answers = [status(302, Location=location)]
+    with pytest.raises(PipelineError):
+        downloaded(mirror.url)
+    assert len(mirror.requests) == 1
+
+
 def test_refused_connection_says_so_without_credentials(capsys):
     with pytest.raises(PipelineError, match=r"^Failed to establish a new connection: .*refused \(attempt 2 of 2\)$"):
         downloaded("http://user:secret@127.0.0.1:1/cifar.tar.gz?token=secret", attempts=2)
     assert "secret" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("url", ["http://", "http://user:secret@[::1/x", "ftp://127.0.0.1/x"])
+@pytest.mark.parametrize("url", ["http://", "http://user:secret@[::1/x", "http://user:secret@a..b/x", "ftp://127.0.0.1/x"])
 def test_impossible_address_is_a_lasting_fault(url):
     with pytest.raises(PipelineError) as fault:
         downloaded(url)

@@ -28,6 +28,8 @@ from checks.synthetic import (
     make_files,
     md5_of,
     parameters_data,
+    png_chunk,
+    with_second_header,
     write_archive,
     write_folder,
     write_sheet_archive,
@@ -133,6 +135,14 @@ def test_next_source_is_tried_and_the_reason_told(serve, archive, capsys):
     assert lines[1].startswith("no/such/folder: no such file or folder")
 
 
+@pytest.mark.parametrize("url", ["http://a..b/x", f"http://{70 * 'a'}.com/", "http://[", "file://%00", "npm:a\0b"])
+def test_impossible_address_is_a_failing_source(archive, capsys, url):
+    fetch_from(url, archive)
+    assert fetched() == FILES
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("; trying the next source")
+
+
 def test_when_all_fail_every_source_is_listed_with_its_reason(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(PipelineError) as fault:
@@ -182,9 +192,24 @@ def of_kind(kind: bytes):
     return write
 
 
+def with_png(content: bytes):
+    """Write the npm package's archive with that as one of its sheets."""
+    return lambda path: write_tar(path, {**as_sheets(FILES), "data_batch_1.png": content})
+
+
 def with_sheet(mode: str, size: tuple[int, int] = (1024, 20)):
     """Write the npm package's archive with another kind of PNG in it."""
-    return lambda path: write_tar(path, {**as_sheets(FILES), "data_batch_1.png": encode_png(Image.new(mode, size))})
+    return with_png(encode_png(Image.new(mode, size)))
+
+
+def of_impossible_size(kind: bytes):
+    """Write a tar archive whose first header tells of more bytes than an integer of the machine can count."""
+    member = tarfile.TarInfo("x")
+    member.type, member.size = kind, 2**70
+    return lambda path: path.write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+
+
+SHEET = as_sheets(FILES)["data_batch_1.png"]
 
 
 BAD_ARCHIVES = {
@@ -206,6 +231,11 @@ BAD_ARCHIVES = {
     "PNG in grey": with_sheet("L"),
     "PNG with transparency": with_sheet("RGBA"),
     "PNG of 16 bits": with_sheet("I;16"),
+    "PNG with a second header": with_png(with_second_header(SHEET, 1024, 30)),
+    "PNG with a broken chunk at its end": with_png(SHEET[:-12] + png_chunk(b"iCCP", b"") + SHEET[-12:]),
+    "long name of 2^70 bytes": of_impossible_size(tarfile.GNUTYPE_LONGNAME),
+    "pax header of 2^70 bytes": of_impossible_size(tarfile.XHDTYPE),
+    "sparse member of 2^70 bytes": of_impossible_size(tarfile.GNUTYPE_SPARSE),
 }
 
 
