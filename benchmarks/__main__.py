@@ -48,30 +48,23 @@ def main() -> None:
         raise PipelineError(
             ".venv-bench: not found, where PyTorch and JAX stand; run `make bench`, which makes it (PARTS=... for some parts)"
         )
-    environment = _environment()
-    results = _measured_in(environment, some_parts=bool(arguments.parts))
     for part in arguments.parts or PARTS:
         print(f"measuring {part}", flush=True)
-        commit = _commit()
+        results, commit = report.read_results(report.RESULTS) if report.RESULTS.exists() else {}, _commit()
         PARTS[part](results)
         measured_at = {**results.get("measured_at", {}), part: commit}
-        results |= {"environment": environment, "measured_at": measured_at, "ratios": ratios(results)}
-        _write(results)
+        _write({**results, "environments": measured_in(results, part), "measured_at": measured_at, "ratios": ratios(results)})
     report.write_report()
 
 
-def _measured_in(environment: dict[str, Any], *, some_parts: bool) -> Results:
-    """Read what was measured before in this environment; elsewhere measured parts must not stand beside new ones.
-
-    Raises:
-        PipelineError: only some parts are to be measured, and the others were measured elsewhere.
-    """
-    results = report.read_results(report.RESULTS) if report.RESULTS.exists() else {}
-    before = results.get("environment", environment)
-    unlike = sorted(name for name in before.keys() | environment.keys() if before.get(name) != environment.get(name))
-    if unlike and some_parts:
-        raise PipelineError(f"{report.RESULTS}: measured with another {', '.join(unlike)}; name no parts, so that all are measured here")
-    return {} if unlike else results
+def measured_in(results: Results, part: str) -> list[dict[str, Any]]:
+    """Note that the part was measured here; parts measured elsewhere keep the environment that they were measured in."""
+    here = _environment()
+    others = [{**group, "parts": [name for name in group["parts"] if name != part]} for group in results.get("environments", [])]
+    if not any(group["environment"] == here for group in others):
+        others.append({"environment": here, "parts": []})
+    groups = [{**group, "parts": sorted({*group["parts"], part})} if group["environment"] == here else group for group in others]
+    return [group for group in groups if group["parts"]]
 
 
 def _measure_machine(results: Results) -> None:
@@ -104,8 +97,11 @@ def _measure_notebook(results: Results) -> None:
 
 
 def _measure_full_run(results: Results) -> None:
-    if "floor" not in results:
-        raise PipelineError("benchmarks/results.json: holds no floor yet, which says how long an evaluation takes; measure floor first")
+    here = _environment()
+    if not any(group["environment"] == here and "floor" in group["parts"] for group in results.get("environments", [])):
+        raise PipelineError(
+            "benchmarks/results.json: holds no floor of this machine, which says how long an evaluation takes; measure floor first"
+        )
     evaluation = {
         row["normalization"]: row["evaluation_s"]["median"] for row in results["floor"] if row["batch_size"] == steps.REFERENCE_BATCH_SIZE
     }

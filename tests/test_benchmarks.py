@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks import __main__ as benchmark
 from benchmarks import floor, instruction_sets, steps
-from benchmarks.__main__ import _measured_in
 from benchmarks.contenders.project import config_of
 from benchmarks.measure import spread
 from benchmarks.protocol import Process
@@ -127,14 +127,17 @@ def test_the_committed_ratios_follow_from_the_committed_measurements():
     assert all(row["same_work"] for row in results["steps"])
 
 
-def test_what_was_measured_elsewhere_is_measured_anew_as_a_whole(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    (folder / "benchmarks").mkdir()
-    here = {"cpu": "this", "cores": 2}
-    assert _measured_in(here, some_parts=True) == {}
-    (folder / "benchmarks/results.json").write_text(json.dumps({"environment": here, "growth": []}))
-    assert _measured_in(here, some_parts=True) == {"environment": here, "growth": []}
-    elsewhere = {"cpu": "that", "cores": 2}
-    assert _measured_in(elsewhere, some_parts=False) == {}
-    with pytest.raises(PipelineError, match="measured with another cpu; name no parts"):
-        _measured_in(elsewhere, some_parts=True)
+def test_each_part_keeps_the_environment_it_was_measured_in(monkeypatch):
+    monkeypatch.setattr(benchmark, "_environment", lambda: {"cpu": "this"})
+    elsewhere = {"environment": {"cpu": "that"}, "parts": ["floor", "growth"]}
+    after_floor = benchmark.measured_in({"environments": [elsewhere]}, "floor")
+    assert after_floor == [{**elsewhere, "parts": ["growth"]}, {"environment": {"cpu": "this"}, "parts": ["floor"]}]
+    assert benchmark.measured_in({"environments": after_floor}, "growth") == [
+        {"environment": {"cpu": "this"}, "parts": ["floor", "growth"]}
+    ]
+
+
+def test_a_full_run_is_not_taken_apart_by_another_machines_floor(monkeypatch):
+    monkeypatch.setattr(benchmark, "_environment", lambda: {"cpu": "this"})
+    with pytest.raises(PipelineError, match="no floor of this machine"):
+        benchmark._measure_full_run({"environments": [{"environment": {"cpu": "that"}, "parts": ["floor"]}], "floor": []})

@@ -70,8 +70,9 @@ def instruction_sets():
 
 def make_results():
     packages = {"python": "3.11.9", "tensorflow-cpu": "2.18.0", "keras": "3.8.0", "numpy": "2.0.2", "torch": "2.6.0", "jax": "0.5.0"}
+    environment = {**packages, "cpu": "A CPU", "instructions": "AVX-512", "cores": 2, "memory_gb": 23.4}
     return {
-        "environment": {**packages, "cpu": "A CPU", "instructions": "AVX-512", "cores": 2, "memory_gb": 23.4},
+        "environments": [{"environment": environment, "parts": ["growth", "steps"]}],
         "measured_at": {"steps": "abc1234", "growth": "def5678-dirty"},
         "machine": {"gemm_gflops": {"1": spread(70.0), "2": spread(130.0)}, "memory_copy_gb_per_s": {"1": spread(8.0), "2": spread(11.0)}},
         "steps": [step(name, *cell, *way) for cell in CELLS for name, ways in SETUPS.items() for way in ways],
@@ -156,7 +157,7 @@ def test_other_ratios_are_listed_without_a_goal(results):
 
 def test_the_environment_and_the_rounds_are_told(results):
     text = readme(results)
-    assert "Measured on A CPU (AVX-512), 2 cores, 23.4 GB, with Python 3.11.9" in text
+    assert "- A CPU (AVX-512), 2 cores, 23.4 GB, with Python 3.11.9" in text
     assert "torch 2.6.0" in text
     assert "at commit def5678-dirty (growth), abc1234 (steps)" in text
     assert "over 3 to 5 rounds" in text
@@ -212,7 +213,7 @@ def test_a_section_that_was_not_measured_is_left_out(results, section):
 
 
 def test_ratios_alone_make_a_report(results):
-    made = report.make_report({name: results[name] for name in ("environment", "ratios")})
+    made = report.make_report({name: results[name] for name in ("environments", "ratios")})
     assert list(made) == ["README.md"]
     assert "NOTES.md" in made["README.md"]
 
@@ -307,7 +308,7 @@ def test_results_that_are_missing_are_one_line(folder):
     assert left.value.code == "error: benchmarks/results.json: not found; run `make bench` first"
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"environment": {"cpu": "x"}, "ratios": {}}', '{"environment": 3}'])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"environments": [{"cpu": "x"}], "ratios": {}}', '{"environments": 3}'])
 def test_results_that_are_malformed_are_one_line(folder, text):
     (folder / "results.json").write_text(text)
     with pytest.raises(PipelineError, match=r"^benchmarks/results\.json: .*; run `make bench` again$"):
