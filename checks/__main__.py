@@ -1,4 +1,4 @@
-"""`make check`: are lock and reports those of the committed code, and does the pipeline give the same bytes twice?
+"""`make check`: are lock, reports and figures those of the committed code and measurements, and are two builds the same in every byte?
 
 Needs neither the data nor the results; takes a few minutes.
 """
@@ -47,7 +47,8 @@ def _check_generated(*module: str) -> Callable[[], None]:
     def check() -> None:
         done = subprocess.run([sys.executable, "-m", *module, "--check"], capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise PipelineError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
+            last_lines = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+            raise PipelineError(last_lines[0].removeprefix("error: "))
 
     return check
 

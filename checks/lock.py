@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
-from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -104,13 +103,13 @@ def _unlike_outputs(dependencies: list[Entry], made: dict[str, Entry], read: dic
     for dependency in dependencies:
         path, md5 = dependency["path"], dependency["md5"]
         parts = {part: entry["md5"] for part, entry in made.items() if Path(part).is_relative_to(path)}
-        found = {part: md5_of_folder(read, part) for part in (path, *parts)} if path not in parts else {path: md5}
+        found = {part: _md5_of_folder(read, part) for part in (path, *parts)} if path not in parts else {path: md5}
         if parts and found != {path: md5, **parts}:
             names.append(f"{path} (not as the stage that makes it left it)")
     return names
 
 
-def md5_of_folder(files: dict[str, str], folder: str) -> str:
+def _md5_of_folder(files: dict[str, str], folder: str) -> str:
     """MD5 of a folder as DVC has it, from the MD5 of each file by path: over a JSON list of its files."""
     inside = {Path(path).relative_to(folder).as_posix(): md5 for path, md5 in files.items() if Path(path).is_relative_to(folder)}
     listed = json.dumps([{"md5": md5, "relpath": name} for name, md5 in sorted(inside.items())], sort_keys=True)
@@ -118,7 +117,11 @@ def md5_of_folder(files: dict[str, str], folder: str) -> str:
 
 
 def _read_inputs(root: Path) -> dict[str, str]:
-    """What the report was made from: the MD5 of each file, by path."""
-    with suppress(FileNotFoundError), (root / INPUTS).open(encoding="utf-8", newline="") as table:
-        return {row["path"]: row["md5"] for row in csv.DictReader(table)}
-    return {}  # DVC tells that it is gone
+    """What the report was made from: the MD5 of each file, by path; nothing if that is gone, which DVC tells."""
+    try:
+        with (root / INPUTS).open(encoding="utf-8", newline="") as table:
+            return {row["path"]: row["md5"] for row in csv.DictReader(table)}
+    except FileNotFoundError:
+        return {}
+    except (KeyError, ValueError, csv.Error):
+        raise PipelineError(f"{INPUTS}: not as the report writes it; run `dvc repro --force report`") from None

@@ -22,7 +22,7 @@ MEANINGS = {
     "full_disks_survived": "full disks while fetching, saving and logging: one clear line, nothing truncated taken for whole",
     "connections_cut": "downloads cut at random offsets: resumed",
     "bad_archives_refused": "harmful or wrong archives refused",
-    "bad_parameters_refused": "wrong versions of params.yaml refused, the key named",
+    "bad_parameters_refused": "wrong versions of params.yaml refused in one line, the key or the place named",
     "divergences_recorded": "diverging trainings recorded as such, and in no mean",
     "runs_lost": "runs or metrics lost",
 }

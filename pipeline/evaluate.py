@@ -131,8 +131,12 @@ def _weights(arm: str, seed: int) -> Path:
 
 
 def _has_diverged(arm: str, seed: int) -> bool:
-    history = pd.read_csv(TRAIN_RESULTS / arm / "history.csv")
-    return diverged(history[history["seed"] == seed])
+    path = TRAIN_RESULTS / arm / "history.csv"
+    history = pd.read_csv(path)
+    trial = history[history["seed"] == seed]
+    if trial.empty:
+        raise PipelineError(f"{path}: has no seed {seed}; run `dvc repro train` first")
+    return diverged(trial)
 
 
 def _predict(configs: dict[tuple[str, int], TrialConfig], examples: Examples) -> dict[tuple[str, int], Probabilities]:

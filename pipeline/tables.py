@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +112,7 @@ def check_declared(tables: Tables, parameters: Parameters, folder: Path = REPORT
         for config in (parameters.trial_config(arm, level, seed),)
     }
     _check_trials(folder / "history.csv", tables.histories, ["study", *TRIAL], epochs)
-    if sorted(tables.weights[["study", *TRIAL]].itertuples(index=False, name=None)) != sorted(epochs):
+    if Counter(tables.weights[["study", *TRIAL]].itertuples(index=False, name=None)) != Counter(epochs.keys()):
         raise PipelineError(f"{folder / 'weights.csv'}: holds other trials than params.yaml declares; run `dvc repro`")
 
 
@@ -166,7 +166,7 @@ def _check_trials(path: Path, histories: pd.DataFrame, labels: list[str], epochs
 
 def _read_table(path: Path, columns: list[str], remedy: str) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, dtype=DTYPES)
+        table = pd.read_csv(path, dtype=DTYPES, keep_default_na=False, na_values=[""])  # an arm may be named nan
     except FileNotFoundError:
         raise PipelineError(f"{path}: not found; {remedy}") from None
     except (ValueError, OverflowError) as error:

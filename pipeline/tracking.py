@@ -4,7 +4,6 @@ import logging
 import os
 import re
 import sqlite3
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -292,7 +291,8 @@ def _asking_once_more() -> Iterator[None]:
 
 
 def _store_lock() -> FileLock:
-    return FileLock(Path(tempfile.gettempdir()) / f"batch-norm-laboratory-store-{os.getuid()}.lock", timeout=300)
+    # Not in this process's own folder for temporary files: all processes of a user must meet here.
+    return FileLock(Path("/tmp") / f"batch-norm-laboratory-store-{os.getuid()}.lock", timeout=300)  # noqa: S108 - a lock, never read
 
 
 def _root() -> Path:

@@ -69,7 +69,8 @@ def diverged(history: pd.DataFrame) -> bool:
     An evaluation's loss alone may be that high: moving averages can spoil it while training goes well.
     """
     # What was not measured (recalibrated, without Batch Normalization) has no accuracy either.
-    losses = [history.loc[history[loss.replace("loss", "accuracy")].notna(), loss] for loss in map(str, history) if "loss" in loss]
+    accuracies = {loss: loss.replace("loss", "accuracy") for loss in map(str, history) if "loss" in loss}
+    losses = [history.loc[history[accuracy].notna(), loss] for loss, accuracy in accuracies.items() if accuracy in history]
     return not all(np.isfinite(loss).all() for loss in losses) or bool(history["loss"].iloc[-1] > DIVERGED_LOSS)
 
 

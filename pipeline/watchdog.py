@@ -45,10 +45,10 @@ class Watchdog:
 
     def watch(self, connection: socket.socket) -> None:
         """Watch another connection, from now on."""
+        self.feed()
+        self.has_bitten = False  # whoever opens another connection has no more use for what was shut down
         # A duplicate stays valid when TLS takes over the descriptor, and when the connection's owner closes it.
         self._connections.append(connection.dup())
-        self.has_bitten = False  # whoever opens another connection has no more use for what was shut down
-        self.feed()
 
     def _guard(self) -> None:
         left = self.seconds

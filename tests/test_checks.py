@@ -199,16 +199,17 @@ def test_every_check_is_asked_whatever_becomes_of_the_others(monkeypatch, capsys
         ("reports/environment.json", ["the environments are those of dvc.lock"]),
         ("reports/report.html", ["dvc.lock belongs to code, parameters and data", "reports are what their tables give"]),
         ("README.md", ["the README's results are those of the reports"]),
+        ("benchmarks/results.json", ["the figures of speed are those that were measured"]),
+        ("checks/reliability.json", ["the README's reliability figures are those that were counted"]),
     ],
 )
 def test_make_check_names_what_is_spoilt(fresh, path, failing):
     text = (fresh.root / path).read_text()
-    place = (
-        text.index("points (") if path == "README.md" else text.index(" md5: ") + len(" md5: ") if path == "dvc.lock" else len(text) // 2
-    )
+    before = {"README.md": "points (", "dvc.lock": " md5: ", "benchmarks/results.json": '"notebook_whole_job": '}.get(path)
+    place = text.index(before) + len(before) if before else len(text) // 2
     digit = next(index for index in range(place, len(text)) if text[index].isdigit())
     (fresh.root / path).write_text(f"{text[:digit]}{(int(text[digit]) + 1) % 10}{text[digit + 1 :]}")
-    program = "from checks import __main__ as m; m.CHECKS = dict(list(m.CHECKS.items())[:4]); m.run(m.main)"  # those of results
+    program = "from checks import __main__ as m; m.CHECKS.popitem(); m.run(m.main)"  # all but the double build
     done = fresh.run("python", "-c", program)
     assert [line.split(":")[0].removeprefix("FAILED  ") for line in done.stdout.splitlines() if line.startswith("FAILED")] == failing
     assert done.returncode == 1
@@ -246,6 +247,15 @@ def test_verification_names_trials_and_outputs_that_only_one_side_has(built, fre
     verdicts = rows_of(fresh, built)
     assert verdicts["trial train/baseline-b64-s1"] == verdicts["trial train/batch_norm-b64-s1"] == DRIFT
     assert verdicts["trial train/baseline-b64-s0"] == IDENTICAL
+
+
+def test_verification_names_an_output_that_only_one_side_has(built, fresh):
+    yaml = YAML()
+    lock = yaml.load(fresh.root / "dvc.lock")
+    lock["stages"]["evaluate"]["outs"] = [entry for entry in lock["stages"]["evaluate"]["outs"] if entry["path"] != "results/evaluate"]
+    yaml.dump(lock, fresh.root / "dvc.lock")
+    assert rows_of(fresh, built)["output results/evaluate"] == DRIFT
+    assert rows_of(built, fresh)["output results/evaluate"] == DRIFT
 
 
 def test_in_another_environment_numbers_are_compared_within_tolerances_and_rounded_files_are_not(built, fresh):

@@ -312,7 +312,7 @@ def test_server_that_does_not_come_to_the_point_is_given_up(mirror, capsys, answ
 
 def test_trickling_headers_do_not_lose_what_has_come(mirror):
     mirror.answers = [cut_at(1000), repeating(b"HTTP/1.1 200 OK\r\nServer: ", b"x")]
-    assert downloaded(mirror.url, timeout_seconds=0.2) == BODY
+    assert downloaded(mirror.url, timeout_seconds=1.0) == BODY
     assert mirror.requests[2]["Range"] == "bytes=1000-"
 
 
@@ -344,11 +344,11 @@ def test_steady_download_may_take_longer_than_the_timeout(mirror):
     def steadily(handler):
         handler.start(200, Content_Length=len(BODY))
         for start in range(0, len(BODY), 10_000):
-            handler.mirror.closing.wait(0.03)
+            handler.mirror.closing.wait(0.1)
             handler.wfile.write(BODY[start : start + 10_000])
 
     mirror.answers = [steadily]
-    assert downloaded(mirror.url, timeout_seconds=0.5) == BODY
+    assert downloaded(mirror.url, timeout_seconds=1.0) == BODY
     assert len(mirror.requests) == 1
 
 

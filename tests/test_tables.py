@@ -66,6 +66,7 @@ def set_cell(column, value):
         ("history.csv", lambda table: pd.concat([table, table])),
         ("history.csv", lambda table: table.drop(columns="val_loss")),
         ("weights.csv", set_cell("arm", "other")),
+        ("weights.csv", set_cell("arm", None)),
         ("weights.csv", set_cell("seed", -1)),
         ("weights.csv", set_cell("batch_size", "small")),
         ("weights.csv", lambda table: table.head(3)),

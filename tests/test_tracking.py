@@ -4,11 +4,13 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
+from pipeline import tracking
 from pipeline.errors import PipelineError
 from pipeline.tracking import EXPERIMENT, Ledger
 from pipeline.trial_result import TrialResult, save_result
@@ -158,6 +160,12 @@ def test_an_address_that_is_none_is_one_clear_error(monkeypatch, address):
     with pytest.raises(PipelineError, match="cannot be used") as raised:
         Ledger()
     assert "\n" not in str(raised.value)
+
+
+def test_all_processes_meet_at_one_lock_of_a_store_wherever_their_temporary_files_are(monkeypatch, tmp_path):
+    before = tracking._store_lock().lock_file
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # as the workers' folder is
+    assert tracking._store_lock().lock_file == before
 
 
 def test_the_ledger_can_be_switched_off(monkeypatch):
