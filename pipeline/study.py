@@ -14,6 +14,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from pipeline.atomic import remove, replacing
+from pipeline.command import interrupted_afterwards
 from pipeline.dataset import data_md5
 from pipeline.errors import PipelineError
 from pipeline.parameters import Cell, Parameters, load_parameters
@@ -173,7 +174,9 @@ def _run(ledger: Ledger, trials: Trials, ahead: Trials) -> dict[str, str]:
             closing(run_trials(configs, ahead=ahead_configs, names=names)) as events,
         ):
             for event in events:
-                recorder.record(event)
+                # Broken off in the middle, a run would be open that nobody knows of, or a sqlite store stay locked.
+                with interrupted_afterwards():
+                    recorder.record(event)
                 progress.show(event)
     except KeyboardInterrupt:
         ledger.end_early(recorder.open_runs.values(), "KILLED")

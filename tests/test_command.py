@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pipeline.command import run
+from pipeline.command import interrupted_afterwards, run
 from pipeline.errors import PipelineError
 from tests.conftest import ROOT
 
@@ -58,6 +58,28 @@ def test_sigterm_is_taken_as_ctrl_c():
     with pytest.raises(SystemExit) as left:
         run(lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert left.value.code == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_waits_for_the_end_of_a_block_and_a_second_does_not(number):
+    ended = []
+    with pytest.raises(KeyboardInterrupt), interrupted_afterwards():
+        os.kill(os.getpid(), number)
+        ended.append("first")
+    with pytest.raises(KeyboardInterrupt), interrupted_afterwards():
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        ended.append("second")
+    assert ended == ["first"]
+
+
+def test_an_interrupt_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupted_afterwards():
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("stage", STAGES)
