@@ -1,8 +1,9 @@
 """The processed arrays, as every stage after `preprocess` reads them."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,10 @@ class Examples:
 
     images: NDArray[np.uint8]
     labels: NDArray[np.uint8]
+
+    def first(self, count: int) -> Self:
+        """Give the examples at the front."""
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
 
 
 def load_examples(split: str, processed: Path = PROCESSED) -> Examples:

@@ -19,7 +19,7 @@ class TrialProgress:
 
     def __init__(self, names: Mapping[str, str], trials: Mapping[str, TrialConfig], ahead: Mapping[str, TrialConfig]) -> None:
         self._names = names
-        self._epochs = {key: config.epochs for key, config in {**ahead, **trials}.items()}
+        self._epochs = {key: config.total_epochs for key, config in {**ahead, **trials}.items()}
         self._epochs_done = dict.fromkeys(trials, 0)
         self._finished = 0
         self._began = 0.0

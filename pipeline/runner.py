@@ -156,7 +156,7 @@ class _Crew:
 
     def _steps_left(self, key: str) -> float:
         """Number of steps, up to a factor that all trials share: the number of training examples."""
-        return (self._trials[key].epochs - self._epochs_done[key]) / self._trials[key].batch_size
+        return (self._trials[key].total_epochs - self._epochs_done[key]) / self._trials[key].batch_size
 
     def take_up(self, key: str) -> None:
         self._attempts_left[key] -= 1

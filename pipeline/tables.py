@@ -105,7 +105,7 @@ def check_declared(tables: Tables, parameters: Parameters, folder: Path = REPORT
     """
     declared = {study: parameters.studies[study] for study in (TRAIN, GRID)}
     epochs = {
-        (study, arm, config.batch_size, seed): config.epochs
+        (study, arm, config.batch_size, seed): config.total_epochs
         for study, arm, level in parameters.cells()
         if study in declared
         for seed in declared[study].seeds
@@ -130,7 +130,7 @@ def _read_cells(parameters: Parameters) -> Iterator[tuple[pd.DataFrame, pd.DataF
         remedy = f"run `dvc repro {study}@{cell}` to make it"
         history = _read_table(folder / "history.csv", HISTORY_COLUMNS, remedy)
         config, seeds = parameters.trial_config(arm, level, seed=0), parameters.studies[study].seeds
-        _check_trials(folder / "history.csv", history, TRIAL, {(arm, config.batch_size, seed): config.epochs for seed in seeds})
+        _check_trials(folder / "history.csv", history, TRIAL, {(arm, config.batch_size, seed): config.total_epochs for seed in seeds})
         weights = history[TRIAL].drop_duplicates(ignore_index=True)
         weights["sha256"] = [_hash_weights(folder / "weights" / f"seed-{seed}.weights.h5", remedy) for seed in weights["seed"]]
         for table in (history, weights):

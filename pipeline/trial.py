@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -36,16 +37,18 @@ def run_trial(config: TrialConfig, train: Examples, validation: Examples, on_epo
     `on_epoch` gets each epoch's metrics: `epoch` from 1; `loss` and `accuracy` as Keras reports them, running means in
     training mode while the weights move; `val_loss` and `val_accuracy` in inference mode; `train_eval_loss` and
     `train_eval_accuracy`, in inference mode on the first training examples; and, where there is Batch Normalization,
-    `val_loss_recalibrated` and `val_accuracy_recalibrated`, with population statistics in place of moving averages.
+    what `_measure_moving_averages` tells of its moving averages.
 
-    Training stops after an epoch in which a loss is not finite: nothing can be learned from there on.
+    Training stops after an epoch in which a metric is not finite: nothing can be learned from there on.
     """
     keras.utils.clear_session()
     model = build_model(config, config.seed)
-    train_steps, evaluate = _build_train_steps(model, build_optimizer(config)), _build_evaluation(model)
-    for epoch in range(1, config.epochs + 1):
-        metrics = _train_epoch(train_steps, train, data_order(config.seed, epoch, len(train.labels)), config.batch_size)
-        metrics |= evaluate(train, validation)
+    train_steps, evaluate = build_train_steps(model, build_optimizer(config)), _build_evaluation(model)
+    train = train if config.training_images == "all" else train.first(config.training_images)
+    sizes = [size for size in (*config.earlier_batch_sizes, config.batch_size) for _ in range(config.epochs)]
+    for epoch, batch_size in enumerate(sizes, start=1):
+        metrics = _train_epoch(train_steps, train, data_order(config.seed, epoch, len(train.labels)), batch_size)
+        metrics |= evaluate(train, validation, batch_size)
         on_epoch({"epoch": epoch, **metrics})
         if not all(map(math.isfinite, metrics.values())):
             break
@@ -61,7 +64,7 @@ def predict(model: keras.Sequential, images: NDArray[np.uint8]) -> NDArray[np.fl
 TrainSteps = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
-def _build_train_steps(model: keras.Sequential, optimizer: keras.optimizers.Optimizer) -> TrainSteps:
+def build_train_steps(model: keras.Sequential, optimizer: keras.optimizers.Optimizer) -> TrainSteps:
     """Compile a function that trains on several batches in one call: `(steps, batch, 32, 32, 3)` and `(steps, batch)`."""
     network = keras.Model(model.inputs, model.get_layer("logits").output)
     optimizer.build(network.trainable_variables)
@@ -103,7 +106,14 @@ def _group_batches(order: NDArray[np.int64], batch_size: int) -> Iterator[NDArra
         yield order[None, in_whole_batches:]
 
 
-Evaluation = Callable[[Examples, Examples], EpochMetrics]
+class _Features(NamedTuple):
+    """What the first Dense layer makes of images, float32 `(n, units)`, and their labels."""
+
+    features: tf.Tensor
+    labels: tf.Tensor
+
+
+Evaluation = Callable[[Examples, Examples, int], EpochMetrics]
 
 
 def _build_evaluation(model: keras.Sequential) -> Evaluation:
@@ -114,41 +124,57 @@ def _build_evaluation(model: keras.Sequential) -> Evaluation:
     infer_stem = tf.function(partial(_infer, stem), reduce_retracing=True)
 
     @tf.function
-    def measure(train: tf.Tensor, train_labels: tf.Tensor, validation: tf.Tensor, validation_labels: tf.Tensor) -> dict[str, tf.Tensor]:
+    def measure(train: _Features, validation: _Features, correction: tf.Tensor) -> dict[str, tf.Tensor]:
         metrics = {
-            **_score("val_{}", validation_labels, _infer(rest, validation)),
-            **_score("train_eval_{}", train_labels, _infer(rest, train)),
+            **_score("val_{}", validation.labels, _infer(rest, validation.features)),
+            **_score("train_eval_{}", train.labels, _infer(rest, train.features)),
         }
         if any(isinstance(layer, keras.layers.BatchNormalization) for layer in rest):
-            metrics |= _score("val_{}_recalibrated", validation_labels, _infer_recalibrated(rest, validation, train))
+            metrics |= _measure_moving_averages(rest, train, validation, correction)
         return metrics
 
-    def evaluate(train: Examples, validation: Examples) -> EpochMetrics:
-        train_features = _infer_in_batches(infer_stem, train.images[:TRAIN_EVAL_EXAMPLES])
-        validation_features = _infer_in_batches(infer_stem, validation.images)
-        metrics = measure(train_features, train.labels[:TRAIN_EVAL_EXAMPLES], validation_features, validation.labels)
+    def evaluate(train: Examples, validation: Examples, batch_size: int) -> EpochMetrics:
+        inferred = [
+            _Features(_infer_in_batches(infer_stem, examples.images), examples.labels)
+            for examples in (train.first(TRAIN_EVAL_EXAMPLES), validation)
+        ]
+        metrics = measure(*inferred, tf.constant(batch_size / max(1, batch_size - 1), tf.float32))
         return {name: float(value) for name, value in metrics.items()}
 
     return evaluate
 
 
-def _infer_recalibrated(layers: Sequence[keras.Layer], features: tf.Tensor, train_features: tf.Tensor) -> tf.Tensor:
-    """Infer with each moving average replaced by the mean and (biased) variance over all of `train_features`."""
+def _measure_moving_averages(
+    layers: Sequence[keras.Layer], train: _Features, validation: _Features, correction: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    """Tell what the moving averages of Batch Normalization cost, by putting others in their place.
+
+    `…_recalibrated`: mean and (biased) variance over all of `train` instead, layer by layer, with dropout off;
+    `…_unbiased`: moving variances with Bessel's correction, the factor `correction`, m / (m − 1) for batches of m;
+    `variance_ratio_<i>`: the i-th layer's moving variance over the recalibrated one, each a mean over units.
+    """
+    ratios: dict[str, tf.Tensor] = {}
+    train_features, recalibrated, unbiased = train.features, validation.features, validation.features
     for layer in layers:
-        apply = partial(layer, training=False)
-        if isinstance(layer, keras.layers.BatchNormalization):
-            features, train_features = tf.cast(features, tf.float32), tf.cast(train_features, tf.float32)
-            mean, variance = tf.nn.moments(train_features, axes=[0])
-            apply = partial(
-                tf.nn.batch_normalization,
-                mean=mean,
-                variance=variance,
-                offset=layer.beta,
-                scale=layer.gamma,
-                variance_epsilon=layer.epsilon,
-            )
-        features, train_features = apply(features), apply(train_features)
-    return features
+        if not isinstance(layer, keras.layers.BatchNormalization):
+            apply = partial(layer, training=False)
+            train_features, recalibrated, unbiased = apply(train_features), apply(recalibrated), apply(unbiased)
+            continue
+        mean, variance = tf.nn.moments(tf.cast(train_features, tf.float32), axes=[0])
+        ratio = tf.math.divide_no_nan(tf.reduce_mean(layer.moving_variance), tf.reduce_mean(variance))
+        ratios[f"variance_ratio_{len(ratios) + 1}"] = ratio
+        train_features, recalibrated = (_normalize(features, layer, mean, variance) for features in (train_features, recalibrated))
+        unbiased = _normalize(unbiased, layer, layer.moving_mean, layer.moving_variance * correction)
+    return {
+        **_score("val_{}_recalibrated", validation.labels, recalibrated),
+        **_score("train_eval_{}_recalibrated", train.labels, train_features),
+        **_score("val_{}_unbiased", validation.labels, unbiased),
+        **ratios,
+    }
+
+
+def _normalize(features: tf.Tensor, layer: keras.layers.BatchNormalization, mean: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
+    return tf.nn.batch_normalization(tf.cast(features, tf.float32), mean, variance, layer.beta, layer.gamma, layer.epsilon)
 
 
 def _infer(layers: Sequence[keras.Layer], features: tf.Tensor) -> tf.Tensor:

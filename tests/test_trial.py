@@ -73,10 +73,60 @@ def test_recalibration_uses_the_statistics_of_all_training_examples(parameters, 
     assert history[-1]["val_accuracy_recalibrated"] == pytest.approx((predicted == validation.labels).mean())
 
 
+def test_recalibrates_the_metrics_of_training_images_too(parameters, examples):
+    """Over all training examples, population statistics are those of one batch that holds them all."""
+    model, history = run(config_of(parameters), examples)
+    features = examples[0].images
+    for layer in model.layers[:-1]:
+        features = layer(features, training=True)
+    predicted = features.numpy().argmax(axis=1)
+    assert history[-1]["train_eval_accuracy_recalibrated"] == pytest.approx((predicted == examples[0].labels).mean())
+
+
+def test_unbiased_is_inference_with_bessels_correction_of_the_moving_variances(parameters, examples):
+    model, history = run(config_of(parameters, batch_size=3), examples)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.moving_variance.assign(layer.moving_variance * 3 / 2)
+    predicted = model(examples[1].images, training=False).numpy().argmax(axis=1)
+    assert history[-1]["val_accuracy_unbiased"] == pytest.approx((predicted == examples[1].labels).mean())
+
+
+def test_batches_of_one_have_no_correction(parameters, examples):
+    _, history = run(config_of(parameters, batch_size=1, epochs=1), examples)
+    assert history[-1]["val_loss_unbiased"] == history[-1]["val_loss"]
+
+
+def test_the_variance_ratio_is_the_moving_variance_over_that_of_the_population(parameters, examples):
+    model, history = run(config_of(parameters), examples)
+    features = model.get_layer("relu_1")(model.get_layer("dense_1")(model.get_layer("flatten")(examples[0].images / np.float32(255))))
+    expected = model.get_layer("normalization_1").moving_variance.numpy().mean() / features.numpy().var(axis=0).mean()
+    assert history[-1]["variance_ratio_1"] == pytest.approx(expected, rel=1e-4)
+    assert {name for name in history[-1] if name.startswith("variance_ratio")} == {"variance_ratio_1", "variance_ratio_2"}
+
+
+def test_trains_on_the_images_at_the_front_alone(parameters, examples):
+    train, validation = examples
+    subset = config_of(parameters, training_images=64)
+    _, history = run(subset, examples)
+    _, alone = run(config_of(parameters), (Examples(train.images[:64], train.labels[:64]), validation))
+    assert history == alone
+
+
+def test_one_model_can_be_trained_on_through_batch_sizes(parameters, examples):
+    """What is trained at the first size is what a fresh model of that size is; then it goes on with its weights and moments."""
+    _, continued = run(config_of(parameters, earlier_batch_sizes=[16, 64], batch_size=32), examples)
+    _, fresh = run(config_of(parameters, batch_size=16), examples)
+    assert [row["epoch"] for row in continued] == [1, 2, 3, 4, 5, 6]
+    for name in ("loss", "val_loss", "train_eval_accuracy"):
+        assert [row[name] for row in continued[:2]] == [row[name] for row in fresh], name
+    assert continued[2]["loss"] < fresh[0]["loss"]
+
+
 def test_measuring_does_not_touch_the_model(parameters, examples):
     model, _ = run(config_of(parameters), examples)
     before = [weight.numpy() for weight in model.weights]
-    trial._build_evaluation(model)(*examples)
+    trial._build_evaluation(model)(*examples, 32)
     for weight, value in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(weight, value)
 
@@ -86,7 +136,7 @@ def test_in_bfloat16_it_learns_alike_but_not_the_same(parameters, examples, arm)
     model, coarse = run(config_of(parameters, arm=arm, precision="bfloat16", epochs=10), examples)
     _, fine = run(config_of(parameters, arm=arm, epochs=10), examples)
     assert coarse[0].keys() == fine[0].keys()
-    for name, value in fine[0].items():
+    for name, value in ((name, value) for name, value in fine[0].items() if "variance" not in name):
         assert coarse[0][name] == pytest.approx(value, abs=0.1), name
     assert coarse[-1]["loss"] != fine[-1]["loss"]
     assert {weight.dtype for weight in model.weights} == {"float32"}

@@ -23,7 +23,7 @@ def build(work: Work) -> Contender:
     trial.compute_deterministically()
     config = config_of(work)
     model = build_model(config, config.seed)
-    train_steps, evaluate = trial._build_train_steps(model, build_optimizer(config)), trial._build_evaluation(model)
+    train_steps, evaluate = trial.build_train_steps(model, build_optimizer(config)), trial._build_evaluation(model)
     examples = Examples(work.images, work.labels)
     ten_thousand = Examples(examples.images[:10_000], examples.labels[:10_000])
 
@@ -32,7 +32,7 @@ def build(work: Work) -> Contender:
 
     actions: dict[str, Action] = {
         "train": train,
-        "evaluate": lambda _: evaluate(ten_thousand, ten_thousand)["val_loss"],
+        "evaluate": lambda _: evaluate(ten_thousand, ten_thousand, work.batch_size)["val_loss"],
         "products": _in_steps(_build_products(work), work),
         "optimizer": _in_steps(_build_optimizer_pass(config), work),
     }
