@@ -43,6 +43,18 @@ repro: setup ## fetch, train, evaluate and report whatever is not up to date
 	@python -m checks.environment
 	@python -m pipeline.readme
 
+.PHONY: claims
+claims: setup ## measure what the notebook claims, after `make repro`: study by study, verdicts, report (half an hour)
+	@python -m claims.parameters
+	@dvc repro claims/dvc.yaml
+	@python -m claims.readme
+
+.PHONY: verdicts
+verdicts: setup ## judge the claims anew by what was measured, and write their report: needs no data, trains nothing
+	@python -m claims.parameters
+	@dvc repro --allow-missing claims/dvc.yaml:report
+	@python -m claims.readme
+
 .PHONY: demo
 demo: setup ## the whole pipeline, shrunken, in a throw-away copy (.demo)
 	@./demo.sh
@@ -83,7 +95,7 @@ spot-check: setup ## retrain TRIALS=2 of the committed trials and compare every 
 	@python -m checks.spot_check --trials $(or $(TRIALS),2) $(if $(SEED),--seed $(SEED))
 
 .PHONY: verify
-verify: setup ## build everything again from scratch in a temporary clone and compare (half an hour)
+verify: setup ## build everything again from scratch in a temporary clone and compare (an hour)
 	@python -m checks.verify
 
 # BASE reaches the shell as a variable and not as text: a branch may have any name. The tables are cut where GitHub would refuse a comment.

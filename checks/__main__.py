@@ -12,7 +12,7 @@ from pathlib import Path
 
 from checks.double_build import build_twice
 from checks.environment import check_environments
-from checks.lock import stale_stages
+from checks.lock import CLAIMS, MAIN, PIPELINES, stale_stages
 from pipeline.command import run
 from pipeline.errors import PipelineError
 
@@ -36,11 +36,14 @@ def _passes(name: str, check: Callable[[], None]) -> bool:
     return True
 
 
-def _check_lock() -> None:
-    stale = stale_stages()
-    if stale:
-        named = "; ".join(f"{stage}: {', '.join(moved)}" for stage, moved in stale.items())
-        raise PipelineError(f"dvc.lock is stale; run `make repro` and commit what it writes ({named})")
+def _check_lock(pipeline: str) -> Callable[[], None]:
+    def check() -> None:
+        if stale := stale_stages(pipeline=pipeline):
+            named = "; ".join(f"{stage}: {', '.join(moved)}" for stage, moved in stale.items())
+            lock = pipeline.replace(".yaml", ".lock")
+            raise PipelineError(f"{lock} is stale; run `{PIPELINES[pipeline]}` and commit what it writes ({named})")
+
+    return check
 
 
 def _check_generated(*module: str) -> Callable[[], None]:
@@ -60,9 +63,12 @@ def _check_double_build() -> None:
 
 
 CHECKS: dict[str, Callable[[], None]] = {
-    "dvc.lock belongs to code, parameters and data": _check_lock,
+    "dvc.lock belongs to code, parameters and data": _check_lock(MAIN),
+    "claims/dvc.lock belongs to code, parameters and data": _check_lock(CLAIMS),
     "the environments are those of dvc.lock": check_environments,
     "reports are what their tables give": _check_generated("pipeline.report"),
+    "the claims' report is what its measurements give": _check_generated("claims.report"),
+    "the README's verdicts are those of the claims' report": _check_generated("claims.readme"),
     "the README's results are those of the reports": _check_generated("pipeline.readme"),
     "the figures of speed are those that were measured": _check_generated("benchmarks.report"),
     "the README's reliability figures are those that were counted": _check_generated("checks.reliability"),

@@ -13,6 +13,22 @@ from checks.synthetic import make_files, md5_of, parameters_data, write_folder
 from pipeline.errors import PipelineError
 
 ROOT = Path(__file__).resolve().parent.parent
+STUDIES = ("core", "learning_rate", "initialization", "dropout", "tiny_batches", "continued_training")
+RESULTS = ("dvc.lock", "reports/", "claims/dvc.lock", "claims/results/", "claims/report/")
+SHRUNKEN_CLAIMS = {
+    **{f"studies.{study}.seeds": [0, 1] for study in STUDIES},
+    "studies.learning_rate.grid.learning_rate": [0.001, 0.01],
+    "studies.initialization.grid.kernel_gain": [0.1, 1.0],
+    "studies.dropout.grid.epochs": [2],
+    "studies.tiny_batches.grid.training_images": [64],
+    "studies.tiny_batches.grid.batch_size": [2, 32],
+    "timing.blocks": 2,
+    "timing.steps_per_leg": 2,
+    "mechanisms.epochs": 1,
+    "mechanisms.images": 40,
+    "mechanisms.steps": [0, 1],
+    "mechanisms.batch_sizes": [2, 16],
+}
 LAST_CHARACTERS = 2000
 COMMIT = ("git", "-c", "user.name=clone", "-c", "user.email=clone@localhost", "commit", "--quiet")
 
@@ -43,15 +59,15 @@ class Clone:
             raise PipelineError(f"`{' '.join(command)}` failed in {self.root}; the last it said was: {said[-LAST_CHARACTERS:]}")
         return said
 
-    def change(self, *path: str, to: object) -> None:
-        """Change one value of params.yaml."""
+    def change(self, *path: str, to: object, file: str = "params.yaml") -> None:
+        """Change one value of params.yaml, or of another file of parameters."""
         yaml = YAML()
-        content = yaml.load(self.root / "params.yaml")
+        content = yaml.load(self.root / file)
         node: Any = content
         for key in path[:-1]:
             node = node[key]
         node[path[-1]] = to
-        yaml.dump(content, self.root / "params.yaml")
+        yaml.dump(content, self.root / file)
 
     def commit(self, message: str) -> None:
         """Commit all that has changed."""
@@ -70,7 +86,7 @@ def copy_work_tree(root: Path) -> Clone:
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
     for name in names:
-        if (ROOT / name).is_file() and name != "dvc.lock" and not name.startswith("reports/"):
+        if (ROOT / name).is_file() and not name.startswith(RESULTS):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, root / name)
     clone = Clone(root)
@@ -88,4 +104,6 @@ def shrink_to_synthetic_data(clone: Clone, mirror: Path) -> None:
     for study in ("train", "batch_size_grid"):
         clone.change("studies", study, "seeds", to=[0, 1])
     clone.change("studies", "batch_size_grid", "grid", "batch_size", to=[32, 64])
+    for path, value in SHRUNKEN_CLAIMS.items():
+        clone.change(*path.split("."), to=value, file="claims/params.yaml")
     clone.commit("clone")

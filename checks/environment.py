@@ -13,6 +13,7 @@ from pipeline.environment import as_text
 from pipeline.errors import PipelineError
 
 NOTED = Path("results/environment")
+NOTED_BY_CLAIMS = Path("claims/results/environment")  # in git as the stages wrote them
 COMMITTED = Path("reports/environment.json")
 
 
@@ -32,14 +33,16 @@ def main() -> None:
 
 
 def read_environments(root: Path = Path()) -> dict[str, dict[str, str]]:
-    """Read in which environment each result was made, such as `train/baseline`.
+    """Read in which environment each result was made, such as `train/baseline` or, of the claims, `claims/core`.
 
     Raises:
         PipelineError: the file is missing or cannot be read.
     """
     try:
         groups = json.loads((root / COMMITTED).read_text(encoding="utf-8"))
-        return {str(cell): dict(group["environment"]) for group in groups for cell in group["made"]}
+        main = {str(cell): dict(group["environment"]) for group in groups for cell in group["made"]}
+        noted = sorted((root / NOTED_BY_CLAIMS).glob("*.json"))
+        return main | {f"claims/{path.stem}": json.loads(path.read_text(encoding="utf-8")) for path in noted}
     except FileNotFoundError:
         raise PipelineError(f"{COMMITTED}: not found; run `make repro` to make it") from None
     except (ValueError, TypeError, KeyError):
@@ -52,7 +55,7 @@ def check_environments(root: Path = Path()) -> None:
     Raises:
         PipelineError: one is not the one that the stage noted; it is named.
     """
-    noted = {cell: _md5(as_text(environment)) for cell, environment in read_environments(root).items()}
+    noted = {cell: _md5(as_text(environment)) for cell, environment in read_environments(root).items() if not cell.startswith("claims/")}
     locked = _locked_md5(root)
     if unlike := sorted(cell for cell in noted.keys() | locked.keys() if noted.get(cell) != locked.get(cell)):
         raise PipelineError(f"{COMMITTED}: {', '.join(unlike)}: not the environment that dvc.lock knows of; run `make repro`")

@@ -1,4 +1,4 @@
-"""dvc.lock: what the committed results say they were made from, and whether that is what is committed."""
+"""dvc.lock and claims/dvc.lock: what the committed results say they were made from, and whether that is what is committed."""
 
 import csv
 import hashlib
@@ -16,28 +16,39 @@ from ruamel.yaml.error import YAMLError
 from pipeline.errors import PipelineError
 from pipeline.parameters import flatten
 
-LOCK = Path("dvc.lock")
+MAIN, CLAIMS = "dvc.yaml", "claims/dvc.yaml"
+PIPELINES = {MAIN: "make repro", CLAIMS: "make claims"}  # and what makes their results
 INPUTS = Path("reports/inputs.csv")
-KEPT_IN_GIT = "reports/"  # other outputs are in DVC's cache
+KEPT_IN_GIT = ("reports/", "claims/")  # other outputs are in DVC's cache
 
 Entry = dict[str, Any]  # of an output or a dependency: path, md5, size and, for a folder, nfiles
 
 
-def read_lock(root: Path = Path()) -> dict[str, Entry]:
-    """Read what dvc.lock holds of each stage that dvc.yaml declares: DVC keeps entries of stages that are gone.
+def read_lock(root: Path = Path(), pipeline: str = MAIN) -> dict[str, Entry]:
+    """Read what the lock of a pipeline file holds of each stage that the file declares: DVC keeps entries of stages that are gone.
 
     Raises:
         PipelineError: there is none, or it is not one.
     """
-    path = root / LOCK
+    lock = Path(pipeline).with_suffix(".lock")
     try:
-        stages: dict[str, Entry] = YAML(typ="safe").load(path.read_text(encoding="utf-8"))["stages"]
+        stages: dict[str, Entry] = YAML(typ="safe").load((root / lock).read_text(encoding="utf-8"))["stages"]
     except FileNotFoundError:
-        raise PipelineError(f"{LOCK}: not found; run `make repro` and commit what it writes") from None
+        raise PipelineError(f"{lock}: not found; run `{PIPELINES[pipeline]}` and commit what it writes") from None
     except (TypeError, KeyError, ValueError, YAMLError) as error:
-        raise PipelineError(f"{LOCK}: not a DVC lock ({type(error).__name__}); take it back from git") from None
-    declared = _ask_dvc(root, "stage", "list", "--name-only").split()
+        raise PipelineError(f"{lock}: not a DVC lock ({type(error).__name__}); take it back from git") from None
+    declared = {_name_of(address) for address in _ask_dvc(root, "stage", "list", "--name-only", pipeline).split()}
     return {stage: entry for stage, entry in stages.items() if stage in declared}
+
+
+def built_pipelines(root: Path = Path()) -> list[str]:
+    """List the pipeline files that have results: the claims may not have been measured yet."""
+    return [pipeline for pipeline in PIPELINES if (root / pipeline).with_suffix(".lock").exists()]
+
+
+def _name_of(address: str) -> str:
+    """Name of a stage in its pipeline file, from its address, as `claims/dvc.yaml:report`."""
+    return address.rpartition(":")[2]
 
 
 def outputs(stages: dict[str, Entry]) -> dict[str, Entry]:
@@ -45,14 +56,15 @@ def outputs(stages: dict[str, Entry]) -> dict[str, Entry]:
     return {entry["path"]: entry for stage in stages.values() for entry in stage.get("outs", [])}
 
 
-def stale_stages(root: Path = Path()) -> dict[str, list[str]]:
-    """Name each stage whose committed results are not of the committed code, parameters and data, with what has moved.
+def stale_stages(root: Path = Path(), pipeline: str = MAIN) -> dict[str, list[str]]:
+    """Name each stage of a pipeline file whose committed results are not of the committed code, parameters and data, with what has moved.
 
-    Data and results need not be there: what `dvc.lock` says of them is then compared with what it says elsewhere.
+    Data and results need not be there: what the lock says of them is then compared with what it says elsewhere.
     """
-    stages = read_lock(root)
-    status: dict[str, list[Any]] = json.loads(_ask_dvc(root, "status", "--json"))
-    made, read = outputs(stages), _read_inputs(root)
+    stages = read_lock(root, pipeline)
+    answer: dict[str, list[Any]] = json.loads(_ask_dvc(root, "status", "--json", pipeline))
+    status = {_name_of(address): changes for address, changes in answer.items()}
+    made, read = outputs(read_lock(root)) | outputs(stages), _read_inputs(root)
     moved = {stage: list(_moved(changes, stages.get(stage, {}).get("params", {}), made, root)) for stage, changes in status.items()}
     for stage, entry in stages.items():
         moved.setdefault(stage, []).extend(_unlike_outputs(entry.get("deps", []), made, read))
@@ -100,7 +112,7 @@ def _unlike_outputs(dependencies: list[Entry], made: dict[str, Entry], read: dic
     Of a folder in which several stages have an output, the lock holds one MD5 over all, so what the report `read` there decides.
     """
     names = []
-    for dependency in dependencies:
+    for dependency in (dependency for dependency in dependencies if not dependency["path"].startswith(KEPT_IN_GIT)):  # DVC looks at those
         path, md5 = dependency["path"], dependency["md5"]
         parts = {part: entry["md5"] for part, entry in made.items() if Path(part).is_relative_to(path)}
         found = {part: _md5_of_folder(read, part) for part in (path, *parts)} if path not in parts else {path: md5}

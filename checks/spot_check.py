@@ -11,9 +11,13 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
+import pandas as pd
+
 from checks.comparison import DRIFT, across_instruction_sets, history_tolerances
 from checks.environment import read_environments
-from checks.trials import CommittedTrial, committed_trials, compare_trials, describe_rule
+from checks.lock import CLAIMS, built_pipelines
+from checks.trials import CommittedTrial, committed_claims, committed_trials, compare_trials, describe_rule
+from claims.parameters import load_claims
 from pipeline.command import run
 from pipeline.errors import PipelineError
 from pipeline.parameters import load_parameters
@@ -36,13 +40,17 @@ def main() -> None:
     parameters, environments = load_parameters(), read_environments()
     tables = read_committed()
     check_declared(tables, parameters)
-    tolerances = history_tolerances(tables.histories, across_instruction_sets())
-    chosen = choose_trials(committed_trials(parameters, tables), arguments.trials, seed)
+    histories, trials = tables.histories, committed_trials(parameters, tables)
+    if CLAIMS in built_pipelines():
+        claims_histories, claims_trials = committed_claims(load_claims())
+        histories, trials = pd.concat([histories, claims_histories], ignore_index=True), trials + claims_trials
+    tolerances = history_tolerances(histories, across_instruction_sets())
+    chosen = choose_trials(trials, arguments.trials, seed)
     print(f"retraining {', '.join(trial.name for trial in chosen)} (SEED={seed} picks the same again)", flush=True)
     with tempfile.TemporaryDirectory(prefix="spot-check-") as folder:
         results = zip(chosen, retrain(chosen, Path(folder)), strict=True)
         trained = [(trial, result.read_history(), sha256_of(result.weights)) for trial, result in results]
-    comparisons = compare_trials(trained, tables, environments, tolerances)
+    comparisons = compare_trials(trained, histories, environments, tolerances)
     print(describe_rule(sorted({name for comparison in comparisons for name in comparison.environment})))
     for comparison in comparisons:
         print(comparison.summary)

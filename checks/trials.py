@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -13,16 +14,24 @@ from checks.comparison import (
     compare_histories,
     unlike_environment,
 )
+from claims.measure import label_columns, read_study
+from claims.parameters import STUDIES, ClaimsParameters
 from pipeline.errors import PipelineError
 from pipeline.notebook_studies import TRAIN
 from pipeline.parameters import Parameters
 from pipeline.tables import WEIGHTS_COLUMNS, Tables
 from pipeline.trial_config import TrialConfig
 
+CLAIMS = "claims/"
+TABLES = {"weights": ["sha256"], "history": ["epoch", "loss"]}
+
 
 @dataclass(frozen=True)
 class CommittedTrial:
-    """A row of reports/weights.csv, and what it was trained with."""
+    """A row of reports/weights.csv, or a claim's trial, and what it was trained with.
+
+    The study of a claim's trial begins with `claims/`, and its `arm` names the level too.
+    """
 
     study: str
     arm: str
@@ -39,6 +48,8 @@ class CommittedTrial:
     @property
     def stage_output(self) -> str:
         """The output that it belongs to, as reports/environment.json names it."""
+        if self.study.startswith(CLAIMS):
+            return self.study
         return f"{self.study}/{self.arm if self.study == TRAIN else self.batch_size}"
 
     @property
@@ -61,6 +72,29 @@ def committed_trials(parameters: Parameters, tables: Tables) -> list[CommittedTr
         config = parameters.trial_config(row["arm"], level, row["seed"])
         trials.append(CommittedTrial(**{name: row[name] for name in WEIGHTS_COLUMNS}, config=config))
     return trials
+
+
+def committed_claims(claims: ClaimsParameters, root: Path = Path()) -> tuple[pd.DataFrame, list[CommittedTrial]]:
+    """Give every epoch and every trial of the claims' committed studies, as they are compared.
+
+    Raises:
+        PipelineError: a table is missing, or holds other trials than are declared.
+    """
+    histories, trials = [], []
+    for study, declared in claims.studies.items():
+        labels = label_columns(claims, study)
+        weights, history = (read_study(study, name, columns, root / STUDIES) for name, columns in TABLES.items())
+        of_trials = [trial.drop(columns=labels) for _, trial in history.groupby(labels, sort=False)]
+        expected = [(arm, level, seed) for arm in declared.arms for level in declared.levels() for seed in declared.seeds]
+        found = list(weights[["arm", "seed"]].itertuples(index=False, name=None))
+        if found != [(arm, seed) for arm, _, seed in expected] or len(of_trials) != len(expected):
+            raise PipelineError(f"{STUDIES / study}: holds other trials than claims/params.yaml declares; run `make claims`")
+        for (arm, level, seed), sha256, trial in zip(expected, weights["sha256"], of_trials, strict=True):
+            name = "-".join([arm, *(f"{key}={value}" for key, value in level.items() if key != "batch_size")])
+            config = claims.trials.trial_config(arm, level, seed)
+            trials.append(CommittedTrial(f"{CLAIMS}{study}", name, config.batch_size, seed, sha256, config))
+            histories.append(trial.assign(**trials[-1].labels))
+    return pd.concat(histories, ignore_index=True), trials
 
 
 @dataclass(frozen=True)
@@ -105,19 +139,19 @@ class Comparison:
 
 def compare_trials(
     trained: Iterable[tuple[CommittedTrial, pd.DataFrame, str]],
-    tables: Tables,
+    histories: pd.DataFrame,
     environments: Mapping[str, Mapping[str, str]],
     tolerances: pd.DataFrame,
 ) -> list[Comparison]:
     """Compare each training's history (one row per epoch) and the SHA-256 of its weights with the committed ones.
 
-    `environments` says in which environment each stage's output was made (of `read_environments`), `tolerances` how far values
-    may be off in another (of `history_tolerances`).
+    `histories` holds every epoch of the committed trials, `environments` says in which environment each stage's output was
+    made (of `read_environments`), `tolerances` how far values may be off in another (of `history_tolerances`).
     """
     comparisons = []
     for trial, history, sha256 in trained:
         environment = unlike_environment(environments.get(trial.stage_output, {}))
-        values = compare_histories(tables.histories, history.assign(**trial.labels), tolerances if environment else None)
+        values = compare_histories(histories, history.assign(**trial.labels), tolerances if environment else None)
         comparisons.append(Comparison(trial, values, sha256 == trial.sha256, environment))
     return comparisons
 

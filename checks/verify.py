@@ -15,21 +15,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from junitparser import Failure, JUnitXml, TestCase, TestSuite
 
 from checks.clone import clone_commit
 from checks.comparison import DRIFT, IDENTICAL, SPREADS, TRIAL, WITHIN, across_instruction_sets, history_tolerances, judge
 from checks.environment import read_environments
-from checks.lock import outputs, read_lock
-from checks.trials import Comparison, committed_trials, compare_trials, describe_rule
+from checks.lock import CLAIMS, MAIN, built_pipelines, outputs, read_lock
+from checks.trials import CommittedTrial, Comparison, committed_claims, committed_trials, compare_trials, describe_rule
+from claims.parameters import CLAIMS_FILE, RESULTS, load_claims
 from pipeline.atomic import replacing
 from pipeline.command import run
 from pipeline.errors import PipelineError
 from pipeline.parameters import load_parameters
-from pipeline.readme import read_metrics
+from pipeline.readme import METRICS, read_metrics
 from pipeline.tables import read_committed
 
 OUTPUT = Path(".verify")
+VERDICTS = RESULTS / "verdicts.json"
+EFFECT = ("mean", "sd", "low_95", "high_95", "d_z", "n")
 SAME_EVERYWHERE = ("data/",)  # outputs that no processor rounds
 REFERENCE_TOLERANCE = 0.002  # the linear reference's solver stops somewhere within its own tolerance
 
@@ -77,7 +81,8 @@ def rebuild(committed: Path, rebuilt: Path) -> None:
     clone_commit(committed)
     clone = clone_commit(rebuilt)
     shutil.rmtree(rebuilt / "reports")
-    done = subprocess.run(["dvc", "repro", "--force"], cwd=rebuilt, env=clone.environment, check=False)
+    clone.succeed("dvc", "freeze", f"{CLAIMS}:timing")  # what is measured in seconds never comes out the same
+    done = subprocess.run(["dvc", "repro", "--force", MAIN, CLAIMS], cwd=rebuilt, env=clone.environment, check=False)
     if done.returncode != 0:
         raise PipelineError("the pipeline failed in a clean clone, as told above")
 
@@ -95,21 +100,36 @@ def compare_builds(committed: Path, rebuilt: Path) -> tuple[str, list[Row]]:
 
 def _compare_trials(committed: Path, rebuilt: Path) -> tuple[list[Comparison], list[Row]]:
     """Compare the trials that both have; give a row of drift for each that only one has."""
-    parameters = load_parameters(committed / "params.yaml")
-    tables, anew = (read_committed(root / "reports") for root in (committed, rebuilt))
-    ours, theirs = ({trial.name: trial for trial in committed_trials(parameters, side)} for side in (tables, anew))
-    histories = dict(iter(anew.histories.groupby(TRIAL)))
+    (tables, ours), (anew, theirs) = (_read_trials(root) for root in (committed, rebuilt))
+    histories = dict(iter(anew.groupby(TRIAL)))
     both = [(trial, histories[tuple(trial.labels.values())], theirs[name].sha256) for name, trial in ours.items() if name in theirs]
     one_sided = [
         Row(f"trial {name}", "there" if name in ours else "missing", "there" if name in theirs else "missing", DRIFT)
         for name in sorted(ours.keys() ^ theirs.keys())
     ]
-    tolerances = history_tolerances(tables.histories, across_instruction_sets())
+    tolerances = history_tolerances(tables, across_instruction_sets())
     return compare_trials(both, tables, read_environments(committed), tolerances), one_sided
 
 
+def _read_trials(root: Path) -> tuple[pd.DataFrame, dict[str, CommittedTrial]]:
+    """Give every epoch of every trial, those of the claims included, and the trials by name."""
+    tables = read_committed(root / "reports")
+    histories, trials = tables.histories, committed_trials(load_parameters(root / "params.yaml"), tables)
+    if CLAIMS in built_pipelines(root):
+        claims_histories, claims_trials = committed_claims(load_claims(root / CLAIMS_FILE), root)
+        histories, trials = pd.concat([histories, claims_histories], ignore_index=True), trials + claims_trials
+    return histories, {trial.name: trial for trial in trials}
+
+
+def _read_metrics(root: Path) -> dict[str, Any]:
+    """Give the figures of the report, and the effect of each claim that is not measured in seconds."""
+    rows = read_metrics(root / VERDICTS)["claims"] if CLAIMS in built_pipelines(root) else []
+    effects = {row["id"]: {name: row[name] for name in EFFECT if row[name] is not None} for row in rows if row["kind"] != "timed"}
+    return {**read_metrics(root / METRICS), "claims": effects}
+
+
 def _compare_metrics(committed: Path, rebuilt: Path, *, exactly: bool) -> Iterator[Row]:
-    ours, anew = (dict(_flatten(read_metrics(root / "reports/metrics.json"))) for root in (committed, rebuilt))
+    ours, anew = (dict(_flatten(_read_metrics(root))) for root in (committed, rebuilt))
     for name in sorted(ours.keys() | anew.keys()):
         value, tolerance = ours.get(name, (math.nan, 0.0))
         rebuilt_value, _ = anew.get(name, (math.nan, 0.0))
@@ -138,7 +158,10 @@ def _tolerance(statistic: str, of: dict[str, Any]) -> float:
 
 def _compare_outputs(committed: Path, rebuilt: Path, *, exactly: bool) -> Iterator[Row]:
     """Compare the hashes of what stages wrote; in another environment, only of what no processor rounds."""
-    ours, anew = (outputs(read_lock(root)) for root in (committed, rebuilt))
+    ours, anew = (
+        {path: entry for pipeline in built_pipelines(root) for path, entry in outputs(read_lock(root, pipeline)).items()}
+        for root in (committed, rebuilt)
+    )
     for path in sorted(ours.keys() | anew.keys()):
         if exactly or path.startswith(SAME_EVERYWHERE):
             before, after = (side[path]["md5"] if path in side else "missing" for side in (ours, anew))

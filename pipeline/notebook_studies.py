@@ -29,6 +29,9 @@ def check_notebook_studies(parameters: Parameters, path: Path) -> None:
             raise PipelineError(f"{path}: studies.{name}: missing; dvc.yaml trains it and the report is about it; declare it")
     _check_train(parameters, path)
     _check_grid(parameters, path)
+    for arm in parameters.studies[TRAIN].arms:
+        if parameters.trial_config(arm, {}, seed=0).earlier_batch_sizes:
+            raise PipelineError(f"{path}: arms.{arm}.earlier_batch_sizes: should be [] here; give another study the others")
     for arm, normalization in NORMALIZATION.items():
         if parameters.trial_config(arm, {}, seed=0).normalization != normalization:
             raise PipelineError(f"{path}: arms.{arm}.normalization: should be '{normalization}'; give the other arm another name")

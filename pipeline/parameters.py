@@ -107,7 +107,7 @@ def load_parameters(path: Path = PARAMETERS_FILE) -> Parameters:
         raise PipelineError(f"{path}: not found; run from the project's root, where params.yaml stands") from None
     except ValidationError as error:
         raise PipelineError(explain(error, f"{path}: ")) from None
-    _check_studies(parameters, path)
+    check_studies(parameters, path)
     check_notebook_studies(parameters, path)
     return parameters
 
@@ -124,7 +124,12 @@ def flatten(settings: object, key: str = "") -> Iterator[tuple[str, object]]:
         yield key, settings
 
 
-def _check_studies(parameters: Parameters, path: Path) -> None:
+def check_studies(parameters: Parameters, path: Path) -> None:
+    """Refuse arms and studies that no trial could be described by.
+
+    Raises:
+        PipelineError: it names the key in `path` that is at fault.
+    """
     _check_number_of_trials(parameters, path)
     _check_size(parameters.trial, f"{path}: trial")
     for arm in parameters.arms:

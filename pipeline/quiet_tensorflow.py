@@ -26,6 +26,7 @@ def nothing_on_stderr() -> Iterator[None]:
 
 with nothing_on_stderr():
     import keras
-    import tensorflow as tf  # noqa: F401
+    import tensorflow as tf
 
+tf.get_logger().setLevel("ERROR")  # it warns of functions compiled anew, which every trial means to do
 keras.utils.disable_interactive_logging()  # workers share one terminal, and the progress display has it

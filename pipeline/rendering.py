@@ -1,5 +1,6 @@
 """Templates filled with figures and their wording."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
@@ -23,13 +24,18 @@ FILTERS = (
 
 def render(template: str, **context: object) -> str:
     """Fill `templates/<template>.jinja`; a name that nothing defines is an error."""
+    return make_environment().get_template(f"{template}.jinja").render(context)
+
+
+def make_environment(*before: Path, filters: Iterable[Callable[..., object]] = ()) -> Environment:
+    """Make an environment for these templates and filters; those of folders `before` and of `filters` come first."""
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader([*before, TEMPLATES]),
         autoescape=select_autoescape(["html.jinja"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {function.__name__: function for function in FILTERS}
-    return environment.get_template(f"{template}.jinja").render(context)
+    environment.filters |= {function.__name__: function for function in (*FILTERS, *filters)}
+    return environment

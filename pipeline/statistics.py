@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 CONFIDENCE = 0.95
+ROUNDING = 1e-9  # of values around 1 or of larger ones: above what float64 rounds, and below any difference that was measured
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,21 @@ def paired_difference(treatment: "pd.Series[float]", reference: "pd.Series[float
     """
     if set(treatment.index) != set(reference.index):
         raise ValueError(f"seeds without a pair: {sorted(set(treatment.index) ^ set(reference.index))}")
-    differences = treatment - reference.reindex(treatment.index)
+    return summarize_differences(treatment - reference.reindex(treatment.index))
+
+
+def summarize_differences(differences: "pd.Series[float]") -> PairedDifference:
+    """Summarize the differences of pairs; those that differ by float64's rounding alone count as equal.
+
+    Raises:
+        ValueError: there is no difference, or one is not finite.
+    """
     _check_finite(differences)
     mean, sd, n = float(differences.mean()), _sample_sd(differences), len(differences)
     if sd is None:
         return PairedDifference(mean, None, None, None, None, n)
-    if sd == 0:
-        return PairedDifference(mean, sd, mean, mean, None, n)
+    if np.ptp(differences) <= ROUNDING * max(1.0, differences.abs().max()):
+        return PairedDifference(mean, 0.0, mean, mean, None, n)
     from scipy import stats  # here, since it takes half a second to import and most stages only summarize
 
     interval = stats.ttest_1samp(differences, 0).confidence_interval(CONFIDENCE)

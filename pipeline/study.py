@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.atomic import remove, replacing
 from pipeline.command import interrupted_afterwards
-from pipeline.dataset import data_md5
+from pipeline.dataset import data_md5, load_examples
 from pipeline.errors import PipelineError
 from pipeline.parameters import Cell, Parameters, load_parameters
 from pipeline.progress import TrialProgress
@@ -67,28 +67,29 @@ def run_cell(study: str, arm: str, level: dict[str, Any], output: Path) -> None:
     parameters, md5, cell = load_parameters(), data_md5(), (study, arm, level)
     if cell not in list(parameters.cells()):
         raise PipelineError(f"params.yaml: studies.{study}: has no arm '{arm}' at level {level}, which this stage needs; declare it there")
-    trials = _trials_of(parameters, cell, md5)
+    trials = trials_of(parameters, cell, md5)
     with alone_with_trials(), open_ledger() as ledger:
-        run_ids = complete(ledger, trials, ahead=_trials_after(parameters, cell, md5))
+        run_ids = complete(ledger, trials, ahead=trials_after(parameters, cell, md5))
         if parameters.studies[study].log_models:
             _log_missing_models(ledger, trials, run_ids)
         _write_cell(trials, output)
         forget(trials)
 
 
-def _trials_of(parameters: Parameters, cell: Cell, md5: str) -> Trials:
+def trials_of(parameters: Parameters, cell: Cell, md5: str) -> Trials:
+    """Give the trials of a cell, one for each of the study's seeds."""
     study, arm, level = cell
     configs = [parameters.trial_config(arm, level, seed) for seed in parameters.studies[study].seeds]
     return {trial_key(config, md5): Trial(study, arm, level, config, md5) for config in configs}
 
 
-def _trials_after(parameters: Parameters, cell: Cell, md5: str) -> Trials:
-    """Trials of the cells that params.yaml declares after this one, for workers that have nothing else to do."""
+def trials_after(parameters: Parameters, cell: Cell, md5: str) -> Trials:
+    """Give the trials of the cells that params.yaml declares after this one, for workers that have nothing else to do."""
     cells = list(parameters.cells())
     trials: dict[str, Trial] = {}
     for later in cells[cells.index(cell) + 1 :]:
         # A trial that studies share belongs to the first.
-        trials |= {key: trial for key, trial in _trials_of(parameters, later, md5).items() if key not in trials}
+        trials |= {key: trial for key, trial in trials_of(parameters, later, md5).items() if key not in trials}
     return trials
 
 
@@ -127,7 +128,11 @@ def complete(ledger: Ledger, trials: Trials, ahead: Trials | None = None) -> dic
     """See to it that every trial's result is on disk and in the ledger; return the run ids by trial key.
 
     Workers with nothing else to do take up trials of `ahead` meanwhile; what they finish is in the ledger too.
+
+    Raises:
+        PipelineError: a trial asks for more training images than there are.
     """
+    _check_training_images(trials)
     if ledger.is_on:
         run_ids = _read_back(ledger, trials)
     else:
@@ -137,6 +142,14 @@ def complete(ledger: Ledger, trials: Trials, ahead: Trials | None = None) -> dic
     if len(missing) < len(trials):
         print(f"{len(trials) - len(missing)} of {len(trials)} trials are in the ledger already")
     return run_ids | (_run(ledger, missing, ahead or {}) if missing else {})
+
+
+def _check_training_images(trials: Trials) -> None:
+    there = len(load_examples("train").labels)
+    for trial in trials.values():
+        asked = trial.config.training_images
+        if asked != "all" and asked > there:
+            raise PipelineError(f"{trial.name}: training_images: {asked:,} asked for, and the training set has {there:,}; ask for fewer")
 
 
 def forget(trials: Trials) -> None:
@@ -233,7 +246,7 @@ def _log_missing_models(ledger: Ledger, trials: Trials, run_ids: Mapping[str, st
 
 def _write_cell(trials: Trials, output: Path) -> None:
     histories = {key: result_of(key).read_history() for key in trials}
-    table = pd.concat([_labelled(trials[key], history) for key, history in histories.items()])
+    table = pd.concat([label(trials[key], history) for key, history in histories.items()])
     with replacing(output) as temporary:
         (temporary / "weights").mkdir(parents=True)
         table.to_csv(temporary / "history.csv", index=False)
@@ -242,9 +255,11 @@ def _write_cell(trials: Trials, output: Path) -> None:
             shutil.copyfile(result_of(key).weights, temporary / "weights" / f"seed-{trial.config.seed}.weights.h5")
 
 
-def _labelled(trial: Trial, history: pd.DataFrame) -> pd.DataFrame:
-    labels = {"arm": trial.arm, "batch_size": trial.config.batch_size, **trial.level, "seed": trial.config.seed}
-    return pd.concat([pd.DataFrame(labels, index=history.index), history], axis=1)
+def label(trial: Trial, table: pd.DataFrame) -> pd.DataFrame:
+    """Put before a trial's table what tells it from the others of its study: arm, batch size, level and seed; a list as text."""
+    level = {name: str(value) if isinstance(value, list) else value for name, value in trial.level.items()}
+    labels = {"arm": trial.arm, "batch_size": trial.config.batch_size, **level, "seed": trial.config.seed}
+    return pd.concat([pd.DataFrame(labels, index=table.index), table], axis=1)
 
 
 def _summary(histories: list[pd.DataFrame]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,10 +72,10 @@ def read_stage_outputs(parameters: Parameters) -> Tables:
         weights=pd.concat([weights for _, weights in cells], ignore_index=True),
         inputs=pd.DataFrame(_hash_inputs(), columns=INPUTS_COLUMNS),
         evaluation={
-            name: _read_table(EVALUATION / f"{name}.csv", columns, "run `dvc repro evaluate` to make it")
+            name: read_table(EVALUATION / f"{name}.csv", columns, "run `dvc repro evaluate` to make it")
             for name, columns in EVALUATION_COLUMNS.items()
         },
-        profile=_read_profile(PROFILE, "preprocess"),
+        profile=read_profile(PROFILE, "preprocess"),
     )
 
 
@@ -87,13 +87,13 @@ def read_committed(folder: Path = REPORTS) -> Tables:
     """
     remedy = "run `dvc repro report` to make it"
     return Tables(
-        histories=_read_table(folder / "history.csv", ["study", *HISTORY_COLUMNS], remedy),
-        weights=_read_table(folder / "weights.csv", WEIGHTS_COLUMNS, remedy),
-        inputs=_read_table(folder / "inputs.csv", INPUTS_COLUMNS, remedy),
+        histories=read_table(folder / "history.csv", ["study", *HISTORY_COLUMNS], remedy),
+        weights=read_table(folder / "weights.csv", WEIGHTS_COLUMNS, remedy),
+        inputs=read_table(folder / "inputs.csv", INPUTS_COLUMNS, remedy),
         evaluation={
-            name: _read_table(folder / f"{_name_in_reports(name)}.csv", columns, remedy) for name, columns in EVALUATION_COLUMNS.items()
+            name: read_table(folder / f"{_name_in_reports(name)}.csv", columns, remedy) for name, columns in EVALUATION_COLUMNS.items()
         },
-        profile=_read_profile(folder / "data_profile.json", "report"),
+        profile=read_profile(folder / "data_profile.json", "report"),
     )
 
 
@@ -128,7 +128,7 @@ def _read_cells(parameters: Parameters) -> Iterator[tuple[pd.DataFrame, pd.DataF
         cell = arm if study == TRAIN else str(level["batch_size"])
         folder = RESULTS / study / cell
         remedy = f"run `dvc repro {study}@{cell}` to make it"
-        history = _read_table(folder / "history.csv", HISTORY_COLUMNS, remedy)
+        history = read_table(folder / "history.csv", HISTORY_COLUMNS, remedy)
         config, seeds = parameters.trial_config(arm, level, seed=0), parameters.studies[study].seeds
         _check_trials(folder / "history.csv", history, TRIAL, {(arm, config.batch_size, seed): config.total_epochs for seed in seeds})
         weights = history[TRIAL].drop_duplicates(ignore_index=True)
@@ -164,9 +164,14 @@ def _check_trials(path: Path, histories: pd.DataFrame, labels: list[str], epochs
             raise PipelineError(f"{path}: {name}, has {len(trial)} epochs where params.yaml says {epochs[key]}; run `dvc repro`")
 
 
-def _read_table(path: Path, columns: list[str], remedy: str) -> pd.DataFrame:
+def read_table(path: Path, columns: list[str], remedy: str, dtypes: Mapping[str, str] = DTYPES) -> pd.DataFrame:
+    """Read a table of what was measured; columns without a type in `dtypes` get the one that fits them.
+
+    Raises:
+        PipelineError: it is missing, no such table, or lacks one of `columns`.
+    """
     try:
-        table = pd.read_csv(path, dtype=DTYPES, keep_default_na=False, na_values=[""])  # an arm may be named nan
+        table = pd.read_csv(path, dtype=dtypes, keep_default_na=False, na_values=[""])  # an arm may be named nan
     except FileNotFoundError:
         raise PipelineError(f"{path}: not found; {remedy}") from None
     except (ValueError, OverflowError) as error:
@@ -176,7 +181,12 @@ def _read_table(path: Path, columns: list[str], remedy: str) -> pd.DataFrame:
     return table
 
 
-def _read_profile(path: Path, stage: str) -> dict[str, Any]:
+def read_profile(path: Path, stage: str) -> dict[str, Any]:
+    """Read what `preprocess` says of the data, as the stage left it or as the report keeps it.
+
+    Raises:
+        PipelineError: it is missing, or not as its stage writes it.
+    """
     try:
         profile = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -38,7 +38,8 @@ EXPERIMENT_NOTE = """Training runs of the Batch Normalization laboratory: one ru
 
 Group by the tag `arm` and the parameter `batch_size` to see mean curves over seeds.
 `val_*_recalibrated`: validation with population statistics in place of BN's moving averages.
-`train_eval_*`: inference mode on 10,000 training images. The runs tagged `kind = report` hold the report."""
+`train_eval_*`: inference mode on 10,000 training images. The runs tagged `kind = report` hold the report,
+those tagged `kind = verdicts` the verdict on each claim."""
 EXPERIMENT_TAGS = {
     "mlflow.note.content": EXPERIMENT_NOTE,
     "mlflow.experimentKind": "custom_model_development",  # the UI opens on training runs, not on traces of language models
@@ -165,6 +166,13 @@ class Ledger:
         run_id = self._create_run("report", {"kind": "report", **stage_tags()})
         self._log_metrics(run_id, metrics, step=0)
         self._client.log_artifacts(run_id, str(folder))
+        self._client.set_terminated(run_id, "FINISHED")
+
+    def log_verdicts(self, verdicts: pd.DataFrame, effects: dict[str, float]) -> None:
+        """Log a run that holds the verdicts as a table, one row per claim, and the effects as metrics."""
+        run_id = self._create_run("verdicts", {"kind": "verdicts", **stage_tags()})
+        self._log_metrics(run_id, effects, step=0)
+        self._client.log_table(run_id, verdicts, "verdicts.json")
         self._client.set_terminated(run_id, "FINISHED")
 
     def _create_run(self, name: str, tags: dict[str, str]) -> str:

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 # Before anything of the project is imported: what the caller has set must not reach the tests.
@@ -96,21 +97,42 @@ def clone_project(root: Path) -> Project:
     return project
 
 
-@pytest.fixture(scope="session")
-def built(tmp_path_factory) -> Project:
-    """The clone after its first `dvc repro`, its results committed: made once for all test processes, and not to be changed."""
+def made_once(name: str, tmp_path_factory, make: Callable[[Path], None]) -> Project:
+    """A project that one of the test processes makes, for all of them; it is not to be changed."""
     own = tmp_path_factory.getbasetemp()
     shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    made = shared / "built.made"
-    with FileLock(shared / "built.lock"):
-        if not made.exists():
-            project = clone_project(shared / "built")
-            project.succeed("dvc", "repro")
-            project.succeed("python", "-m", "checks.environment")
-            project.succeed("python", "-m", "pipeline.readme")
-            project.commit("results")
-            made.touch()
-    return Project(shared / "built")
+    with FileLock(shared / f"{name}.lock"):
+        if not (shared / f"{name}.made").exists():
+            make(shared / name)
+            (shared / f"{name}.made").touch()
+    return Project(shared / name)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory) -> Project:
+    """The clone after its first `dvc repro`, its results committed."""
+
+    def build(root: Path) -> None:
+        project = clone_project(root)
+        project.succeed("dvc", "repro")
+        project.succeed("python", "-m", "checks.environment")
+        project.succeed("python", "-m", "pipeline.readme")
+        project.commit("results")
+
+    return made_once("built", tmp_path_factory, build)
+
+
+@pytest.fixture(scope="session")
+def laboratory(built, tmp_path_factory) -> Project:
+    """The clone after its claims were measured too; what DVC said is in `.said`."""
+
+    def build(root: Path) -> None:
+        project = built.copy(root)
+        (root / ".said").write_text(project.succeed("dvc", "repro", "claims/dvc.yaml"))
+        project.succeed("python", "-m", "claims.readme")
+        project.commit("claims")
+
+    return made_once("laboratory", tmp_path_factory, build)
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> None:

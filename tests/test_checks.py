@@ -20,6 +20,12 @@ from pipeline.errors import PipelineError
 
 
 @pytest.fixture
+def built(laboratory) -> Clone:
+    """Both pipelines, built and committed."""
+    return laboratory
+
+
+@pytest.fixture
 def fresh(built, tmp_path) -> Clone:
     """A fresh clone: what is in git, without data, results and runs."""
     subprocess.run(["git", "clone", "--quiet", str(built.root), str(tmp_path / "fresh")], check=True)
@@ -199,13 +205,22 @@ def test_every_check_is_asked_whatever_becomes_of_the_others(monkeypatch, capsys
         ("reports/environment.json", ["the environments are those of dvc.lock"]),
         ("reports/report.html", ["dvc.lock belongs to code, parameters and data", "reports are what their tables give"]),
         ("README.md", ["the README's results are those of the reports"]),
+        ("claims/dvc.lock", ["claims/dvc.lock belongs to code, parameters and data"]),
+        (
+            "claims/report/report.html",
+            ["claims/dvc.lock belongs to code, parameters and data", "the claims' report is what its measurements give"],
+        ),
+        (
+            "claims/results/timing.csv",
+            ["claims/dvc.lock belongs to code, parameters and data", "the claims' report is what its measurements give"],
+        ),
         ("benchmarks/results.json", ["the figures of speed are those that were measured"]),
         ("checks/reliability.json", ["the README's reliability figures are those that were counted"]),
     ],
 )
 def test_make_check_names_what_is_spoilt(fresh, path, failing):
     text = (fresh.root / path).read_text()
-    before = {"README.md": "points (", "dvc.lock": " md5: ", "benchmarks/results.json": '"notebook_whole_job": '}.get(path)
+    before = {"README.md": "points (", "dvc.lock": " md5: ", "claims/dvc.lock": " md5: ", "benchmarks/results.json": '"notebook_whole_job": '}.get(path)
     place = text.index(before) + len(before) if before else len(text) // 2
     digit = next(index for index in range(place, len(text)) if text[index].isdigit())
     (fresh.root / path).write_text(f"{text[:digit]}{(int(text[digit]) + 1) % 10}{text[digit + 1 :]}")

@@ -20,6 +20,8 @@ WRONG = [
     (("studies", "train", "grid"), {"batch_size": [32]}, "studies.train.grid: should be {}"),
     (("arms", "baseline", "epochs"), 5, "arms.baseline.epochs: the report compares arms after equally many"),
     (("arms", "batch_norm", "epochs"), 30, "arms.batch_norm.epochs: the report compares arms after equally many"),
+    (("arms", "batch_norm", "earlier_batch_sizes"), [32], "arms.batch_norm.earlier_batch_sizes: should be [] here"),
+    (("trial", "earlier_batch_sizes"), [32], "arms."),
     (("arms", "baseline", "normalization"), "layer", "arms.baseline.normalization: should be 'none'"),
     (("arms", "batch_norm", "normalization"), "none", "arms.batch_norm.normalization: should be 'batch'"),
     ((*GRID, "arms"), ["batch_norm", "baseline"], "studies.batch_size_grid.arms: should be [batch_norm]"),

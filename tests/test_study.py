@@ -240,6 +240,13 @@ def test_refuses_what_is_not_declared(project, name, arm, level):
         run_cell(name, arm, level, project / "results")
 
 
+def test_more_training_images_than_there_are_are_refused_before_anything_is_trained(project):
+    change("arms", "baseline", training_images=211)
+    with pytest.raises(PipelineError, match="baseline-b32-s0: training_images: 211 asked for, and the training set has 210; ask for fewer"):
+        run_cell("train", "baseline", {}, project / "results")
+    assert runs() == []
+
+
 def test_says_when_data_is_missing(project):
     remove(project / "data")
     with pytest.raises(PipelineError, match=r"data/processed/train/images.npy: not found; run `dvc repro preprocess`"):

@@ -1,0 +1,84 @@
+"""DVC stage `mechanisms`: what happens inside the networks with and without Batch Normalization while they train."""
+
+import argparse
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from claims.parameters import CLAIMS_FILE, EXACT, RESULTS, ClaimsParameters, Mechanisms, load_claims
+from pipeline.atomic import replacing
+from pipeline.command import run
+from pipeline.dataset import PROCESSED, load_examples
+from pipeline.environment import write_environment
+from pipeline.errors import PipelineError
+from pipeline.runner import call_in_worker, worker_count
+from pipeline.study import alone_with_trials
+from pipeline.trial_config import TrialConfig
+
+ARMS = ("baseline", "batch_norm")
+OUTPUT = RESULTS / EXACT
+COLUMNS = {
+    "drift": ["arm", "step", "layer", "mean_shift", "log_sd_shift"],
+    "gradient_shift": ["arm", "step", "layer", "relative_change", "cosine"],
+    "landscape": ["arm", "step", "direction", "distance_factor", "loss", "gradient_change", "effective_smoothness"],
+    "units": ["arm", "step", "layer", "dead", "nearly_dead", "always_on"],
+    "discrepancy": [
+        "batch_size", "step", "accuracy_training_mode", "accuracy_inference_mode", "divergence", "layer", "rms_ratio", "theory",
+    ],
+    "working_principle": ["check", "layer", "largest_error", "tolerance", "passes"],
+}  # fmt: skip
+SIGNIFICANT_DIGITS = 6
+
+Rows = dict[str, list[dict[str, Any]]]  # by table
+
+
+def main() -> None:
+    """Train both arms once more, side by side, and write claims/results/mechanisms/, a table for each probe, and the environment."""
+    argparse.ArgumentParser(prog="python -m claims.mechanisms", description=__doc__).parse_args()
+    parameters = load_claims()
+    with alone_with_trials():
+        tables = probe_arms(parameters)
+    with replacing(OUTPUT) as temporary:
+        temporary.mkdir()
+        for name, table in tables.items():
+            table.to_csv(temporary / f"{name}.csv", index=False, float_format=f"%.{SIGNIFICANT_DIGITS}g")
+    write_environment(RESULTS / "environment" / f"{EXACT}.json")
+
+
+def probe_arms(parameters: ClaimsParameters, processed: Path = PROCESSED) -> dict[str, pd.DataFrame]:
+    """Train each arm in a worker process of its own, with one thread, and give the tables of both by name.
+
+    Raises:
+        PipelineError: data is missing, or there are fewer images than the largest batch size.
+    """
+    _check_enough_images(parameters.mechanisms, processed)
+    changes = {"epochs": parameters.mechanisms.epochs}
+    configs = {arm: parameters.trials.trial_config(arm, changes, parameters.mechanisms.seed) for arm in ARMS}
+    # Its threads are daemons, unlike those of concurrent.futures: Ctrl-C does not wait for the workers.
+    with ThreadPool(min(len(ARMS), worker_count())) as threads:
+        calls = [(_probe, arm, config, parameters.mechanisms, processed.resolve()) for arm, config in configs.items()]
+        of_arms: list[Rows] = threads.starmap(call_in_worker, calls, chunksize=1)
+    return {
+        name: pd.DataFrame([row for rows in of_arms for row in rows.get(name, [])], columns=columns) for name, columns in COLUMNS.items()
+    }
+
+
+def _check_enough_images(mechanisms: Mechanisms, processed: Path) -> None:
+    available = min(mechanisms.images, len(load_examples("validation", processed).labels))
+    if available < max(mechanisms.batch_sizes):
+        raise PipelineError(
+            f"{CLAIMS_FILE}: mechanisms.batch_sizes: {max(mechanisms.batch_sizes)} is more than the {available} images that are probed; "
+            "lower it or raise mechanisms.images"
+        )
+
+
+def _probe(arm: str, config: TrialConfig, mechanisms: Mechanisms, processed: Path) -> Rows:
+    from claims.probed_training import probe_arm  # here, not above: --help needs no TensorFlow
+
+    return probe_arm(arm, config, mechanisms, load_examples("train", processed), load_examples("validation", processed))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,26 @@
+"""Keep the README's ledger of verdicts equal to claims/results/verdicts.json."""
+
+import argparse
+
+from claims.findings import read_ledger
+from claims.parameters import load_claims
+from claims.report import describe_ledger, render_claims
+from pipeline.command import run
+from pipeline.readme import update_readme
+
+BEGIN = "<!-- verdicts: made by python -m claims.readme -->"
+END = "<!-- end of verdicts -->"
+
+
+def main() -> None:
+    """Read the verdicts and write README.md, or with --check only compare."""
+    parser = argparse.ArgumentParser(prog="python -m claims.readme", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the verdicts in the README are not current")
+    check = parser.parse_args().check
+    parameters = load_claims()
+    block = render_claims("readme_verdicts.md", **describe_ledger(parameters, read_ledger(parameters)), linked="claims/report/report.md")
+    update_readme(BEGIN, END, block, check=check, remedy="run `python -m claims.readme`")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,194 @@
+"""DVC stage `report`: the verdict on each of the notebook's claims, and what lies behind it, under claims/report."""
+
+import argparse
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from claims import phrases, wording
+from claims.chapters import CHAPTERS, CORE, Chapter, summary
+from claims.contrasts import at_last_epoch, recalibrated_effect
+from claims.evidence import evidence
+from claims.figures import forest
+from claims.figures_claims import claim_figure, compared_arms, shows_arms
+from claims.findings import Findings, Verdict, read_findings
+from claims.measure import label_columns
+from claims.parameters import ClaimsParameters, load_claims
+from pipeline.command import run
+from pipeline.errors import PipelineError
+from pipeline.notebook_studies import BASELINE
+from pipeline.page import make_page
+from pipeline.plotting import draw
+from pipeline.rendering import make_environment
+from pipeline.report import FIGURES, check_files, write_files
+from pipeline.theory import count_parameters, list_layers
+from pipeline.wording import Figures
+
+REPORT = Path("claims/report")
+TEMPLATES = Path(__file__).parent / "templates"
+FILTERS = (
+    phrases.amount,
+    phrases.arm_name,
+    phrases.bare_cell,
+    phrases.cited,
+    phrases.compared,
+    phrases.effect,
+    phrases.effect_cell,
+    phrases.join_words,
+    phrases.ranges,
+    phrases.share,
+    phrases.threshold,
+    wording.excluded,
+    wording.finding,
+    wording.meaning,
+    wording.power,
+    wording.sentence,
+    wording.tests,
+)
+
+
+def main() -> None:
+    """Read what was measured and judged, and write claims/report, or with --check only compare."""
+    parser = argparse.ArgumentParser(prog="python -m claims.report", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if claims/report is not what claims/results gives")
+    check = parser.parse_args().check
+    files = make_report(read_findings(load_claims()))
+    if not check:
+        write_files(files, REPORT)
+    elif (REPORT / FIGURES).is_dir():
+        check_files(files, REPORT, "run `dvc repro --force claims/dvc.yaml:report`")
+    else:
+        raise PipelineError(f"{REPORT / FIGURES}: not found; run `dvc repro claims/dvc.yaml:report` to make it")
+
+
+def make_report(findings: Findings) -> dict[str, str]:
+    """Make every file of the report: its path below claims/report, and its text."""
+    chapters = {name: tell(findings) for name, tell in CHAPTERS.items()}
+    behind = {name: evidence(findings, name, claim) for name, claim in findings.parameters.claims.items() if claim.kind != "explored"}
+    svgs = {"ledger": draw(forest, plotted(findings.ledger)), **_draw_claims(findings)}
+    for chapter in (*chapters.values(), *behind.values()):
+        svgs |= chapter.figures if chapter else {}
+    context = {
+        **describe_ledger(findings.parameters, findings.ledger),
+        **_describe_claims(findings, behind),
+        **_describe_scope(findings),
+        **{name: chapter.facts if chapter else None for name, chapter in chapters.items()},
+        "drawn": set(svgs),
+    }
+    markdown = render_claims("claims.md", **context)
+    figures = {f"{FIGURES}/{name}.svg": svg for name, svg in svgs.items() if f"]({FIGURES}/{name}.svg)" in markdown}
+    return {**figures, "report.md": markdown, "report.html": make_page(markdown, figures)}
+
+
+def render_claims(template: str, **context: object) -> str:
+    """Fill a template of claims/templates; figures and tables in it count themselves."""
+    captions = Captions()
+    environment = make_environment(TEMPLATES, filters=FILTERS)
+    text = environment.get_template(f"{template}.jinja").render({**context, "figure": captions.figure, "table": captions.table})
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+class Captions:
+    """Writes figures and captions, and counts both kinds."""
+
+    def __init__(self) -> None:
+        self._figures = self._tables = 0
+
+    def figure(self, name: str, alt: str, caption: str) -> str:
+        """An image with the text that stands for it, and its caption."""
+        self._figures += 1
+        return f"![{_on_one_line(alt)}]({FIGURES}/{name}.svg)\n\n**Figure {self._figures}.** {_on_one_line(caption)}"
+
+    def table(self, caption: str) -> str:
+        """A table's caption, to stand before it."""
+        self._tables += 1
+        return f"**Table {self._tables}.** {_on_one_line(caption)}"
+
+
+def _on_one_line(text: str) -> str:
+    return re.sub(r"[ \n]+", " ", text).strip()
+
+
+def plotted(ledger: Mapping[str, Verdict]) -> list[Verdict]:
+    """The claims that have an effect to compare with the smallest that matters."""
+    return [verdict for verdict in ledger.values() if verdict.kind in ("tested", "timed") and verdict.smallest_effect is not None]
+
+
+def describe_ledger(parameters: ClaimsParameters, ledger: Mapping[str, Verdict]) -> dict[str, Any]:
+    """Collect what the ledger's templates speak of."""
+    judged = [verdict for verdict in ledger.values() if verdict.kind != "explored"]
+    return {
+        "parameters": parameters,
+        "significance": parameters.significance,
+        "answer": wording.answer(judged),
+        "judged": judged,
+        "plotted": plotted(ledger),
+        "margins": [verdict.id for verdict in judged if verdict.smallest_effect is not None and verdict.smallest_effect == verdict.null],
+        "anchor": anchor,
+    }
+
+
+def anchor(verdict: Verdict) -> str:
+    """Where a claim's section is, as GitHub and the page name it."""
+    return re.sub(r"[^\w\- ]", "", heading(verdict).lower()).replace(" ", "-")
+
+
+def heading(verdict: Verdict) -> str:
+    """Title of a claim's section."""
+    return f"{verdict.id} BN {verdict.says}"
+
+
+def _draw_claims(findings: Findings) -> dict[str, str]:
+    """Draw the figure of each claim that is judged by its trials."""
+    ledger, studies = findings.ledger, findings.parameters.studies
+    return {
+        f"claim_{name}": draw(
+            claim_figure, claim, ledger[name], studies[claim.study], findings.histories[claim.study], findings.trials[claim.study]
+        )
+        for name, claim in findings.parameters.claims.items()
+        if claim.kind == "tested"
+    }
+
+
+def _describe_claims(findings: Findings, behind: Mapping[str, Chapter | None]) -> dict[str, Any]:
+    claims = findings.parameters.claims
+    return {
+        "heading": heading,
+        "claims": claims,
+        "explored": [verdict for verdict in findings.ledger.values() if verdict.kind == "explored"],
+        "behind": {name: chapter.facts if chapter else None for name, chapter in behind.items()},
+        "shows_arms": lambda claim: shows_arms(claim, findings.parameters.studies[claim.study]),
+        "compared_arms": {name: compared_arms(claim) for name, claim in claims.items()},
+        "diverged": {name: _count_diverged(findings, name) for name, claim in claims.items() if claim.effect},
+        "recalibrated": {name: _recalibrated(findings, name) for name, claim in claims.items() if claim.kind == "tested"},
+    }
+
+
+def _count_diverged(findings: Findings, name: str) -> int:
+    claim = findings.parameters.claims[name]
+    trials = findings.trials[claim.study]
+    return int(trials.loc[trials["arm"].isin(compared_arms(claim)), "diverged"].sum())
+
+
+def _recalibrated(findings: Findings, name: str) -> Figures:
+    claim = findings.parameters.claims[name]
+    return recalibrated_effect(claim, name, findings.histories[claim.study], label_columns(findings.parameters, claim.study))
+
+
+def _describe_scope(findings: Findings) -> dict[str, Any]:
+    parameters = findings.parameters
+    config = parameters.trials.trial_config(BASELINE, {}, seed=0)
+    baseline = at_last_epoch(findings.histories[CORE], BASELINE) if CORE in findings.histories else None
+    return {
+        "config": config,
+        "parameters_count": count_parameters(list_layers(config)),
+        "images": findings.training_images,
+        "trials": sum(study.count_trials() for study in parameters.studies.values()),
+        "published": findings.published.to_dict("records"),
+        "reached": summary(baseline["val_accuracy"]) if baseline is not None else {},
+    }
+
+
+if __name__ == "__main__":
+    run(main)

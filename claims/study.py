@@ -1,0 +1,58 @@
+"""DVC stage `study`: train every trial of a study of the claims, or read it back from the ledger."""
+
+import argparse
+
+import pandas as pd
+
+from claims.parameters import RESULTS, STUDIES, load_claims
+from pipeline.atomic import replacing
+from pipeline.command import run
+from pipeline.dataset import data_md5
+from pipeline.environment import write_environment
+from pipeline.errors import PipelineError
+from pipeline.parameters import Parameters
+from pipeline.study import Trials, alone_with_trials, complete, forget, label, open_ledger, trials_after, trials_of
+from pipeline.trial_result import result_of, sha256_of
+
+
+def main() -> None:
+    """Read the study's name and write claims/results/studies/<study>/ and the environment."""
+    parser = argparse.ArgumentParser(prog="python -m claims.study", description=__doc__)
+    parser.add_argument("study", help="a study of claims/params.yaml")
+    study = parser.parse_args().study
+    for name, table in run_study(load_claims().trials, study).items():
+        with replacing(STUDIES / study / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False)
+    write_environment(RESULTS / "environment" / f"{study}.json")
+
+
+def run_study(parameters: Parameters, study: str) -> dict[str, pd.DataFrame]:
+    """Complete every trial of a study.
+
+    Returns:
+        `history`, one row per trial and epoch, and `weights`, one row per trial with the SHA-256 of its weights.
+
+    Raises:
+        PipelineError: the study is not declared, data is missing, the tracking store is out of reach, or a trial failed;
+            finished trials are kept and not run again.
+    """
+    if study not in parameters.studies:
+        raise PipelineError(f"claims/params.yaml: studies.{study}: not declared; choose from {', '.join(parameters.studies)}")
+    md5 = data_md5()
+    cells = [cell for cell in parameters.cells() if cell[0] == study]
+    trials = {key: trial for cell in cells for key, trial in trials_of(parameters, cell, md5).items()}
+    with alone_with_trials(), open_ledger() as ledger:
+        complete(ledger, trials, ahead=trials_after(parameters, cells[-1], md5))
+        tables = _gather(trials)
+        forget(trials)
+    return tables
+
+
+def _gather(trials: Trials) -> dict[str, pd.DataFrame]:
+    histories = [label(trial, result_of(key).read_history()) for key, trial in trials.items()]
+    weights = [label(trial, pd.DataFrame({"sha256": [sha256_of(result_of(key).weights)]})) for key, trial in trials.items()]
+    return {"history": pd.concat(histories), "weights": pd.concat(weights)}
+
+
+if __name__ == "__main__":
+    run(main)
