@@ -220,7 +220,12 @@ def test_every_check_is_asked_whatever_becomes_of_the_others(monkeypatch, capsys
 )
 def test_make_check_names_what_is_spoilt(fresh, path, failing):
     text = (fresh.root / path).read_text()
-    before = {"README.md": "points (", "dvc.lock": " md5: ", "claims/dvc.lock": " md5: ", "benchmarks/results.json": '"notebook_whole_job": '}.get(path)
+    before = {
+        "README.md": "points (",
+        "dvc.lock": " md5: ",
+        "claims/dvc.lock": " md5: ",
+        "benchmarks/results.json": '"notebook_whole_job": ',
+    }.get(path)
     place = text.index(before) + len(before) if before else len(text) // 2
     digit = next(index for index in range(place, len(text)) if text[index].isdigit())
     (fresh.root / path).write_text(f"{text[:digit]}{(int(text[digit]) + 1) % 10}{text[digit + 1 :]}")
