@@ -124,13 +124,13 @@ def _build_evaluation(model: keras.Sequential) -> Evaluation:
     infer_stem = tf.function(partial(_infer, stem), reduce_retracing=True)
 
     @tf.function
-    def measure(train: _Features, validation: _Features, correction: tf.Tensor) -> dict[str, tf.Tensor]:
+    def measure(train: _Features, validation: _Features, batch_size: tf.Tensor) -> dict[str, tf.Tensor]:
         metrics = {
             **_score("val_{}", validation.labels, _infer(rest, validation.features)),
             **_score("train_eval_{}", train.labels, _infer(rest, train.features)),
         }
         if any(isinstance(layer, keras.layers.BatchNormalization) for layer in rest):
-            metrics |= _measure_moving_averages(rest, train, validation, correction)
+            metrics |= _measure_moving_averages(rest, train, validation, batch_size)
         return metrics
 
     def evaluate(train: Examples, validation: Examples, batch_size: int) -> EpochMetrics:
@@ -138,39 +138,54 @@ def _build_evaluation(model: keras.Sequential) -> Evaluation:
             _Features(_infer_in_batches(infer_stem, examples.images), examples.labels)
             for examples in (train.first(TRAIN_EVAL_EXAMPLES), validation)
         ]
-        metrics = measure(*inferred, tf.constant(batch_size / max(1, batch_size - 1), tf.float32))
+        metrics = measure(*inferred, tf.constant(batch_size))
         return {name: float(value) for name, value in metrics.items()}
 
     return evaluate
 
 
 def _measure_moving_averages(
-    layers: Sequence[keras.Layer], train: _Features, validation: _Features, correction: tf.Tensor
+    layers: Sequence[keras.Layer], train: _Features, validation: _Features, batch_size: tf.Tensor
 ) -> dict[str, tf.Tensor]:
-    """Tell what the moving averages of Batch Normalization cost, by putting others in their place.
+    """Tell what the moving averages of Batch Normalization cost, by putting others in their place, with dropout off.
 
-    `…_recalibrated`: mean and (biased) variance over all of `train` instead, layer by layer, with dropout off;
-    `…_unbiased`: moving variances with Bessel's correction, the factor `correction`, m / (m − 1) for batches of m;
+    `…_recalibrated`: mean and (biased) variance over all of `train` instead, layer by layer;
+    `…_batch_statistics`: those of each batch of m = `batch_size` validation examples, as in training; the last may be smaller;
+    `…_unbiased`: moving variances with Bessel's correction, the factor m / (m − 1);
     `variance_ratio_<i>`: the i-th layer's moving variance over the recalibrated one, each a mean over units.
     """
+    correction = tf.cast(batch_size, tf.float32) / tf.cast(tf.maximum(1, batch_size - 1), tf.float32)
     ratios: dict[str, tf.Tensor] = {}
-    train_features, recalibrated, unbiased = train.features, validation.features, validation.features
+    train_features, recalibrated, by_batch, unbiased = train.features, *[validation.features] * 3
     for layer in layers:
         if not isinstance(layer, keras.layers.BatchNormalization):
-            apply = partial(layer, training=False)
-            train_features, recalibrated, unbiased = apply(train_features), apply(recalibrated), apply(unbiased)
+            train_features, recalibrated, by_batch, unbiased = (
+                layer(features, training=False) for features in (train_features, recalibrated, by_batch, unbiased)
+            )
             continue
         mean, variance = tf.nn.moments(tf.cast(train_features, tf.float32), axes=[0])
         ratio = tf.math.divide_no_nan(tf.reduce_mean(layer.moving_variance), tf.reduce_mean(variance))
         ratios[f"variance_ratio_{len(ratios) + 1}"] = ratio
         train_features, recalibrated = (_normalize(features, layer, mean, variance) for features in (train_features, recalibrated))
+        by_batch = _normalize_by_batch(by_batch, layer, batch_size)
         unbiased = _normalize(unbiased, layer, layer.moving_mean, layer.moving_variance * correction)
     return {
         **_score("val_{}_recalibrated", validation.labels, recalibrated),
         **_score("train_eval_{}_recalibrated", train.labels, train_features),
+        **_score("val_{}_batch_statistics", validation.labels, by_batch),
         **_score("val_{}_unbiased", validation.labels, unbiased),
         **ratios,
     }
+
+
+def _normalize_by_batch(features: tf.Tensor, layer: keras.layers.BatchNormalization, batch_size: tf.Tensor) -> tf.Tensor:
+    """Normalize features `(n, units)` in batches, each by its own statistics."""
+    units, in_whole_batches = features.shape[1], tf.shape(features)[0] // batch_size * batch_size
+    whole, rest = tf.reshape(features[:in_whole_batches], (-1, batch_size, units)), features[None, in_whole_batches:]
+    normalized = (
+        _normalize(batches, layer, *tf.nn.moments(tf.cast(batches, tf.float32), axes=[1], keepdims=True)) for batches in (whole, rest)
+    )
+    return tf.concat([tf.reshape(batches, (-1, units)) for batches in normalized], axis=0)
 
 
 def _normalize(features: tf.Tensor, layer: keras.layers.BatchNormalization, mean: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:

@@ -83,6 +83,25 @@ def test_recalibrates_the_metrics_of_training_images_too(parameters, examples):
     assert history[-1]["train_eval_accuracy_recalibrated"] == pytest.approx((predicted == examples[0].labels).mean())
 
 
+@pytest.mark.parametrize("batch_size", [32, 45, 90, 1000])
+def test_batch_statistics_are_those_of_the_batch_that_an_image_stands_in(parameters, examples, batch_size):
+    """Of 90 validation images, batches of 32 leave a smaller last one, and 1,000 are never full."""
+    model, history = run(config_of(parameters, batch_size=batch_size), examples)
+    images, labels = examples[1].images, examples[1].labels
+    predicted = [
+        model(images[start : start + batch_size], training=True).numpy().argmax(axis=1) for start in range(0, len(images), batch_size)
+    ]
+    assert history[-1]["val_accuracy_batch_statistics"] == pytest.approx((np.concatenate(predicted) == labels).mean())
+
+
+def test_batch_statistics_are_taken_with_dropout_off(parameters, examples):
+    model, history = run(config_of(parameters, dropout=0.5, batch_size=90), examples)
+    features = examples[1].images
+    for layer in model.layers:
+        features = layer(features, training=isinstance(layer, keras.layers.BatchNormalization))
+    assert history[-1]["val_accuracy_batch_statistics"] == pytest.approx((features.numpy().argmax(axis=1) == examples[1].labels).mean())
+
+
 def test_unbiased_is_inference_with_bessels_correction_of_the_moving_variances(parameters, examples):
     model, history = run(config_of(parameters, batch_size=3), examples)
     for layer in model.layers:
