@@ -14,8 +14,9 @@ from checks.comparison import (
     compare_histories,
     unlike_environment,
 )
-from claims.measure import label_columns, read_study
+from claims.measure import label_columns
 from claims.parameters import STUDIES, ClaimsParameters
+from claims.tables import read_study
 from pipeline.errors import PipelineError
 from pipeline.notebook_studies import TRAIN
 from pipeline.parameters import Parameters

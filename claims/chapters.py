@@ -12,7 +12,7 @@ import pandas as pd
 from claims import contrasts, figures_mechanisms, figures_topics
 from claims.contrasts import interval
 from claims.findings import Findings
-from claims.measures import LogEpochsToReach, MeanOfLastEpochs
+from claims.measures import LogEpochsToReach
 from pipeline.notebook_studies import BASELINE, BATCH_NORM
 from pipeline.plotting import draw
 from pipeline.statistics import summarize
@@ -20,7 +20,7 @@ from pipeline.theory import updates_per_epoch
 from pipeline.wording import Figures
 
 CORE, LEARNING_RATE, CONTINUED = "core", "learning_rate", "continued_training"
-FIRST_EPOCHS = 3
+FIRST_EPOCHS = LAST_EPOCHS = 3
 TABLED_EPOCHS = (1, 2, 3, 5, 10)
 
 
@@ -32,8 +32,14 @@ class Chapter(NamedTuple):
 
 
 def has_both_arms(findings: Findings, study: str) -> bool:
-    """Whether a study is declared and compares no BN with BN."""
-    return study in findings.histories and {BASELINE, BATCH_NORM} <= {*findings.parameters.studies[study].arms}
+    """Whether a study is declared and compares no BN with BN, at one level."""
+    return has_one_level(findings, study) and {BASELINE, BATCH_NORM} <= {*findings.parameters.studies[study].arms}
+
+
+def has_one_level(findings: Findings, study: str, *, beside: str = "") -> bool:
+    """Whether a study is declared and varies no parameter, or none beside one: over further levels a mean would say nothing."""
+    declared = findings.parameters.studies.get(study)
+    return declared is not None and all(len(values) == 1 for key, values in declared.grid.items() if key != beside)
 
 
 def summary(values: "pd.Series[float]") -> Figures:
@@ -71,37 +77,33 @@ def early_validation(findings: Findings) -> Chapter | None:
 
 def speed(findings: Findings) -> Chapter | None:
     """Accuracy per epoch, update and second, and the step time at which fewer epochs would no longer pay."""
-    sooner, overhead = findings.ledger.get("B2a"), findings.ledger.get("L1")
-    claim = findings.parameters.claims.get("B2a")
+    sooner, overhead, claim = findings.ledger.get("B2a"), findings.ledger.get("L1"), findings.parameters.claims.get("B2a")
     if not has_both_arms(findings, CORE) or sooner is None or overhead is None or claim is None:
+        return None
+    if claim.study != CORE or not isinstance(claim.measure, LogEpochsToReach):
         return None
     steps = findings.timing[findings.timing["what"] == "training_step"]
     milliseconds = {str(arm): float(times.median()) for arm, times in steps.groupby("arm")["milliseconds"]}
     config = findings.parameters.trials.trial_config(BATCH_NORM, {}, seed=0)
     updates = updates_per_epoch(findings.training_images, config.batch_size)
-    level = claim.measure.level if isinstance(claim.measure, LogEpochsToReach) else None
-    trials = findings.trials[CORE]
+    epochs = {arm: of_arm["B2a"].map(math.exp) for arm, of_arm in findings.trials[CORE].groupby("arm")}
+    last = {arm: findings.parameters.trials.trial_config(str(arm), {}, seed=0).total_epochs for arm in epochs}
     facts = {
         "break_even": sooner.effect,
         "measured": overhead.effect,
-        "level": level,
+        "level": claim.measure.level,
         "updates": updates,
         "milliseconds": milliseconds,
         "batch_size": config.batch_size,
-        "epochs": {arm: summary(of_arm["B2a"].dropna().map(math.exp)) for arm, of_arm in trials.groupby("arm")},
-        "never": {
-            arm: int((of_arm["B2a"].map(math.exp) > of_arm["epochs_trained"] + 0.999).sum()) for arm, of_arm in trials.groupby("arm")
-        },
+        "epochs": {arm: summary(to_level) for arm, to_level in epochs.items()},
+        "never": {arm: int((to_level > last[arm] + 0.999).sum()) for arm, to_level in epochs.items()},
     }
-    svg = draw(figures_topics.speed, findings.histories[CORE], updates, milliseconds, level)
-    return Chapter(facts, {"speed": svg})
+    return Chapter(facts, {"speed": draw(figures_topics.speed, findings.histories[CORE], updates, milliseconds, claim.measure.level)})
 
 
 def own_error(findings: Findings) -> Chapter | None:
     """The notebook's own error: one model trained on through the batch sizes, against fresh models."""
-    claims = [claim for claim in findings.parameters.claims.values() if claim.study == CONTINUED]
-    epochs = next((claim.measure.epochs for claim in claims if isinstance(claim.measure, MeanOfLastEpochs)), None)
-    if CONTINUED not in findings.histories or epochs is None:
+    if not has_one_level(findings, CONTINUED):
         return None
     configs = {arm: findings.parameters.trials.trial_config(arm, {}, seed=0) for arm in findings.parameters.studies[CONTINUED].arms}
     continued = next((arm for arm, config in configs.items() if config.earlier_batch_sizes), None)
@@ -113,17 +115,15 @@ def own_error(findings: Findings) -> Chapter | None:
         return None
     fresh = {size: fresh[size] for size in sizes}
     history, each = findings.histories[CONTINUED], configs[continued].epochs
-    metrics = {metric: _fake_effect(history, continued, fresh, each, metric, epochs) for metric in ("val_accuracy", "train_eval_accuracy")}
-    facts = {"sizes": sizes, "epochs_each": each, "epochs": epochs, "metrics": metrics}
+    metrics = {metric: _fake_effect(history, continued, fresh, each, metric) for metric in ("val_accuracy", "train_eval_accuracy")}
+    facts = {"sizes": sizes, "epochs_each": each, "epochs": min(LAST_EPOCHS, each), "metrics": metrics}
     return Chapter(facts, {"continued_training": draw(figures_topics.continued_training, history, continued, fresh, each)})
 
 
-def _fake_effect(
-    history: pd.DataFrame, continued: str, fresh: Mapping[int, str], epochs_each: int, metric: str, epochs: int
-) -> dict[str, Any]:
+def _fake_effect(history: pd.DataFrame, continued: str, fresh: Mapping[int, str], epochs_each: int, metric: str) -> dict[str, Any]:
     trials, sizes = contrasts.finished(history), list(fresh)
-    on = contrasts.by_size_trained_on(trials[trials["arm"] == continued], sizes, epochs_each, metric, epochs)
-    by_arm = contrasts.last_epochs(history, metric, epochs)
+    on = contrasts.by_size_trained_on(trials[trials["arm"] == continued], sizes, epochs_each, metric, LAST_EPOCHS)
+    by_arm = contrasts.last_epochs(history, metric, LAST_EPOCHS)
     alone = pd.DataFrame({size: by_arm[arm] for size, arm in fresh.items() if arm in by_arm}).reindex(columns=sizes)
     apparent, real = on[sizes[-1]] - on[sizes[0]], alone[sizes[-1]] - alone[sizes[0]]
     return {
@@ -137,27 +137,42 @@ def _fake_effect(
 
 
 def arms(findings: Findings) -> Chapter | None:
-    """Every arm of the core study beside no BN."""
-    if CORE not in findings.histories or BASELINE not in findings.parameters.studies[CORE].arms:
+    """Every arm of the core study beside the one without BN that is trained alike."""
+    if not has_one_level(findings, CORE) or BASELINE not in findings.parameters.studies[CORE].arms:
         return None
     history, names = findings.histories[CORE], findings.parameters.studies[CORE].arms
-    metrics = ("train_eval_accuracy", "val_accuracy", "val_accuracy_recalibrated")
-    last = {metric: contrasts.last_epochs(history, metric, FIRST_EPOCHS).reindex(columns=names) for metric in metrics}
-    trials = findings.trials[CORE]
+    metrics = ("train_eval_accuracy", "val_accuracy", "val_accuracy_recalibrated", "val_accuracy_batch_statistics")
+    last = {metric: contrasts.last_epochs(history, metric, LAST_EPOCHS).reindex(columns=names) for metric in metrics}
+    references, trials = {arm: _reference(findings, arm, names) for arm in names}, findings.trials[CORE]
     facts = {
         "names": names,
-        "epochs": FIRST_EPOCHS,
+        "references": references,
+        "epochs": LAST_EPOCHS,
         "levels": {arm: {metric: summary(last[metric][arm]) for metric in metrics} for arm in names},
-        "differences": {arm: {metric: interval(last[metric][arm] - last[metric][BASELINE]) for metric in metrics} for arm in names},
+        "differences": {
+            arm: {metric: interval(last[metric][arm] - last[metric][reference]) for metric in metrics}
+            for arm, reference in references.items()
+        },
         "diverged": {arm: int(trials.loc[trials["arm"] == arm, "diverged"].sum()) for arm in names},
         "n": len(findings.parameters.studies[CORE].seeds),
     }
     return Chapter(facts, {"all_arms": draw(figures_topics.all_arms, history, names)})
 
 
+def _reference(findings: Findings, arm: str, names: list[str]) -> str:
+    """The arm that is not normalized and has the same optimizer and learning rate, or else the baseline."""
+
+    def optimizer(name: str) -> tuple[str, float]:
+        config = findings.parameters.trials.trial_config(name, {}, seed=0)
+        return config.optimizer, config.learning_rate
+
+    plain = [name for name in names if findings.parameters.trials.trial_config(name, {}, seed=0).normalization == "none"]
+    return next((name for name in plain if optimizer(name) == optimizer(arm)), BASELINE)
+
+
 def best_learning_rates(findings: Findings) -> Chapter | None:
     """Each arm at the learning rate that is best for it."""
-    if LEARNING_RATE not in findings.histories or "learning_rate" not in findings.parameters.studies[LEARNING_RATE].grid:
+    if not has_one_level(findings, LEARNING_RATE, beside="learning_rate") or "learning_rate" not in findings.histories[LEARNING_RATE]:
         return None
     history, study, column = findings.histories[LEARNING_RATE], findings.parameters.studies[LEARNING_RATE], "val_accuracy_recalibrated"
     last = history[history["epoch"] == history.groupby(["arm", "learning_rate", "seed"])["epoch"].transform("max")]

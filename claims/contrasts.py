@@ -1,9 +1,11 @@
 """Differences within seeds that explain the verdicts: what a claim compares, and what a difference is made of."""
 
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from claims.measures import AtMatchedLevel
 from claims.parameters import Claim, Term
@@ -49,11 +51,21 @@ def _measures(claim: Claim, term: Term, name: str, trials: pd.DataFrame) -> "pd.
 
 
 def at_level(table: pd.DataFrame, level: dict[str, object]) -> "pd.Series[bool]":
-    """Which rows have these values; lists stand as text in tables."""
+    """Which rows have these values."""
     matches = pd.Series(data=True, index=table.index)
     for key, value in level.items():
-        matches &= table[key] == (str(value) if isinstance(value, list) else value)
+        matches &= table[key] == as_read(table[key], value)
     return matches
+
+
+def as_read(column: "pd.Series[Any]", value: object) -> object:
+    """A value as a table's column has it: as text where the column also holds lists, or words beside numbers."""
+    return value if is_numeric_dtype(column) else str(value)
+
+
+def of_claim(claim: Claim, table: pd.DataFrame) -> pd.DataFrame:
+    """The trials of a study that a claim is about: those at the level that all its terms have in common."""
+    return table[at_level(table, claim.level)]
 
 
 def split_early_validation(core: pd.DataFrame) -> pd.DataFrame:
@@ -144,15 +156,18 @@ def by_size_trained_on(continued: pd.DataFrame, sizes: list[int], epochs_each: i
     """Mean over the last epochs at each batch size of models that trained on through `sizes`: seeds down, sizes across."""
     stage = (continued["epoch"] - 1) // epochs_each
     tail = continued.assign(size=stage.map(dict(enumerate(sizes))))[(continued["epoch"] - 1) % epochs_each >= epochs_each - epochs]
-    return tail.pivot_table(index="seed", columns="size", values=column)[sizes]
+    return tail.pivot_table(index="seed", columns="size", values=column).reindex(columns=sizes)
 
 
-def recalibrated_effect(claim: Claim, name: str, history: pd.DataFrame, labels: list[str]) -> Figures:
-    """The effect of a claim, had it been measured with recalibrated statistics; {} where that makes no sense or nothing is left."""
+def effect_with(statistics: str, claim: Claim, name: str, trials: list[pd.DataFrame], labels: list[str]) -> Figures:
+    """The effect of a claim, had it been measured with other statistics than the stored ones, `recalibrated` or `batch_statistics`.
+
+    `trials` are whole histories; {} where it makes no sense or nothing is left.
+    """
     measure = claim.measure
-    if measure is None or isinstance(measure, AtMatchedLevel) or f"{measure.column}_recalibrated" not in history:
+    if measure is None or isinstance(measure, AtMatchedLevel) or f"{measure.column}_{statistics}" not in trials[0]:
         return {}
-    recalibrated = measure.model_copy(update={"column": f"{measure.column}_recalibrated"})
-    rows = [{**trial[labels].iloc[0], name: recalibrated.of_trial(trial)} for _, trial in history.groupby(labels, sort=False)]
+    otherwise = measure.model_copy(update={"column": f"{measure.column}_{statistics}"})
+    rows = [{**{label: trial[label].iloc[0] for label in labels}, name: otherwise.of_trial(trial)} for trial in trials]
     terms = measures_by_term(claim, name, pd.DataFrame(rows))
     return interval(sum((term.weight * terms[index] for index, term in enumerate(claim.effect)), start=pd.Series(0.0, index=terms.index)))

@@ -1,12 +1,14 @@
 """What stands behind single claims beside their effect: the facts that the claim's template speaks of, and further figures."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 
 from claims import contrasts, figures_probes
-from claims.chapters import Chapter, has_both_arms, summary
+from claims.chapters import Chapter, summary
 from claims.contrasts import interval
+from claims.figures_claims import varied_parameter
 from claims.findings import Findings
 from claims.inference import judge_timing
 from claims.measures import LargestUsable
@@ -40,11 +42,14 @@ def working_principle(findings: Findings) -> Chapter:
     return Chapter(facts, {"working_principle": draw(figures_probes.working_principle, checks)})
 
 
-def levels(findings: Findings, name: str, claim: Claim) -> Chapter | None:
+def levels(findings: Findings, name: str, claim: Claim) -> dict[str, Any] | None:
     """A claim told over levels: each arm's measure at each, trials that fell short or diverged, and arms beside those compared."""
-    if claim.across is None:
+    study = findings.parameters.studies.get(claim.study)
+    if study is None or claim.measure is None or (key := varied_parameter(claim, study)) is None:
         return None
-    trials, study, key = findings.trials[claim.study], findings.parameters.studies[claim.study], claim.across.parameter
+    trials = contrasts.of_claim(claim, findings.trials[claim.study])
+    if trials.duplicated([key, "arm", "seed"]).any():  # another parameter varies too, and the terms differ in both
+        return None
     threshold = claim.across.threshold if isinstance(claim.across, LargestUsable) else None
     rows = [
         {
@@ -53,22 +58,22 @@ def levels(findings: Findings, name: str, claim: Claim) -> Chapter | None:
         }
         for level in study.grid[key]
     ]
-    others = [arm for arm in study.arms if arm not in (BASELINE, BATCH_NORM)] if BATCH_NORM in study.arms else []
-    facts = {
+    others = [arm for arm in study.arms if arm not in (BASELINE, BATCH_NORM)] if claim.across and BATCH_NORM in study.arms else []
+    return {
         "parameter": key.replace("_", " "),
         "threshold": threshold,
         "arms": study.arms,
         "rows": rows,
         "any_diverged": bool(trials["diverged"].any()),
-        "others": {arm: {row["level"]: _against_batch_norm(trials, key, row["level"], arm, name) for row in rows} for arm in others},
+        "others": {arm: [_against_batch_norm(trials, key, row["level"], arm, name) for row in rows] for arm in others},
         "epsilon": {arm: findings.parameters.trials.trial_config(arm, {}, seed=0).batch_norm_epsilon for arm in study.arms},
+        "measure": claim.measure,
     }
-    return Chapter(facts, {})
 
 
 def _at_level(trials: pd.DataFrame, name: str, threshold: float | None) -> dict[str, object]:
     short = int((~(trials[name] >= threshold)).sum()) if threshold is not None else None
-    return {"accuracy": summary(trials[name]), "short": short, "diverged": int(trials["diverged"].sum()), "n": len(trials)}
+    return {"measured": summary(trials[name]), "short": short, "diverged": int(trials["diverged"].sum()), "n": len(trials)}
 
 
 def _against_batch_norm(trials: pd.DataFrame, key: str, level: object, arm: str, name: str) -> Figures:
@@ -76,6 +81,16 @@ def _against_batch_norm(trials: pd.DataFrame, key: str, level: object, arm: str,
         trials[contrasts.at_level(trials, {key: level, "arm": which})].set_index("seed")[name] for which in (arm, BATCH_NORM)
     )
     return interval(of_arm - of_batch_norm)
+
+
+def need_for_dropout(findings: Findings, name: str, claim: Claim) -> Chapter | None:
+    """Whether there is a need to reduce: what dropout does for the network without Batch Normalization."""
+    dropped = next((term for term in claim.effect if term.weight < 0 and term.level.get("dropout")), None)
+    if dropped is None or 0.0 not in findings.parameters.studies[claim.study].grid["dropout"]:
+        return None
+    plain = dropped.model_copy(update={"level": {**dropped.level, "dropout": 0.0}})
+    terms = contrasts.measures_by_term(claim.model_copy(update={"effect": [dropped, plain]}), name, findings.trials[claim.study])
+    return Chapter({"rate": dropped.level["dropout"], "gain": interval(terms[0] - terms[1])}, {})
 
 
 def timing(findings: Findings) -> Chapter:
@@ -94,7 +109,7 @@ def _ratio(times: pd.DataFrame, what: str, treatment: str, reference: str) -> Fi
 
 
 def variance_shift(findings: Findings, study: str) -> Chapter | None:
-    """Moving over population variance of each BN layer, with and without dropout."""
+    """Moving over population variance of each BN layer, with and without dropout, and how much of the theory's shift that is."""
     if "dropout" not in findings.histories[study]:
         return None
     ratios, layers = figures_probes.last_variance_ratios(findings.histories[study])
@@ -102,16 +117,30 @@ def variance_shift(findings: Findings, study: str) -> Chapter | None:
     if ratios.empty or not layers:
         return None
     found = {rate: {layer: summary(ratios.loc[ratios["dropout"] == rate, f"variance_ratio_{layer}"]) for layer in layers} for rate in rates}
-    facts = {"rates": rates, "layers": layers, "ratios": found, "theory": {rate: 1 / (1 - rate) for rate in rates}}
+    facts = {
+        "rates": rates,
+        "layers": layers,
+        "ratios": found,
+        "theory": {rate: 1 / (1 - rate) for rate in rates},
+        "share": {rate: _share_of_theory(found, rate, layers[1:]) for rate in rates if rate > 0},
+    }
     return Chapter(facts, {"variance_shift": draw(figures_probes.variance_shift, ratios, layers, rates)})
+
+
+def _share_of_theory(found: dict[float, dict[int, Figures]], rate: float, layers: list[int]) -> float | None:
+    """Mean over layers of (ratio at the rate / ratio without dropout − 1) / (1 / (1 − p) − 1)."""
+    without = found.get(0.0, {})
+    pairs = [(found[rate][layer], without[layer]) for layer in layers if found[rate].get(layer) and without.get(layer)]
+    shifts = [at_rate["mean"] / at_none["mean"] - 1 for at_rate, at_none in pairs]
+    return sum(shifts) / len(shifts) / (1 / (1 - rate) - 1) if shifts else None
 
 
 def tiny_batches(findings: Findings, claim: Claim) -> Chapter | None:
     """What BN's loss at tiny batches is made of, and its outputs in both modes against theory."""
     compared = sorted({int(term.level["batch_size"]) for term in claim.effect if "batch_size" in term.level})
-    if not has_both_arms(findings, claim.study) or len(compared) < 2:
+    if not {BASELINE, BATCH_NORM} <= {*findings.parameters.studies[claim.study].arms} or len(compared) < 2:
         return None
-    accuracies = contrasts.accuracies_by_batch_size(findings.histories[claim.study])
+    accuracies = contrasts.accuracies_by_batch_size(contrasts.of_claim(claim, findings.histories[claim.study]))
     parts = contrasts.split_tiny_batches(accuracies, large=compared[-1], tiny=compared[0])
     sizes = sorted(findings.parameters.studies[claim.study].grid["batch_size"])
     facts = {
@@ -147,11 +176,12 @@ def _discrepancy(probes: pd.DataFrame) -> dict[str, object]:
 
 
 def evidence(findings: Findings, name: str, claim: Claim) -> Chapter | None:
-    """Give what there is behind a claim, by its declaration or, for the few that have their own, by its id."""
+    """Give what else there is behind the few claims that have more of their own than an effect."""
     own: dict[str, Callable[[], Chapter | None]] = {
         "C0": lambda: working_principle(findings),
         "L1": lambda: timing(findings),
+        "B3b": lambda: need_for_dropout(findings, name, claim),
         "L2": lambda: variance_shift(findings, claim.study),
         "L3": lambda: tiny_batches(findings, claim),
     }
-    return own[name]() if name in own else levels(findings, name, claim)
+    return own[name]() if name in own else None

@@ -29,9 +29,12 @@ def arm_colour(arm: str, arms: Sequence[str]) -> str:
 
 
 def own_unit(verdict: Verdict) -> float:
-    """The effect that one unit of the forest plot stands for: from the null effect to the smallest that matters."""
+    """The effect that one unit of the forest plot stands for: from the null effect to the smallest that matters.
+
+    A margin is its own unit; where every effect matters, however small, it is the SD between seeds.
+    """
     span = (verdict.smallest_effect or 0.0) - verdict.null
-    return span or abs(verdict.null) or 1.0
+    return span or abs(verdict.null) or verdict.sd or 1.0
 
 
 def forest(ledger: Sequence[Verdict]) -> Figure:
@@ -92,7 +95,7 @@ def _draw_row(axes: Axes, values: dict[str, list[float]], row: int, limits: tupl
 
 def _row_label(verdict: Verdict) -> str:
     unit = threshold(verdict.smallest_effect or 0.0, verdict.unit)
-    meaning = f"margin {unit}" if verdict.smallest_effect == verdict.null else f"matters from {unit}"
+    meaning = f"margin {unit}" if verdict.has_margin else f"matters from {unit}"
     return f"{verdict.id}  {verdict.says}\n{meaning}"
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from claims.contrasts import finished, measures_by_term
+from claims.contrasts import as_read, finished, measures_by_term, of_claim
 from claims.figures import WIDTH, arm_colour, draw_effect, plain_log_ticks
 from claims.findings import Verdict
 from claims.measures import AtMatchedLevel, LogEpochsToReach, LogSDOfChanges
@@ -17,8 +17,6 @@ from pipeline.notebook_studies import BASELINE
 from pipeline.parameters import Study
 from pipeline.plotting import GREY, ink, label_ends, plot_seeds
 
-LOGARITHMIC = ("log_sd_of_changes", "log_epochs_to_reach")
-
 
 def claim_figure(claim: Claim, verdict: Verdict, study: Study, history: pd.DataFrame, trials: pd.DataFrame) -> Figure:
     """What a claim's trials did, what was measured of each, and the effect within each seed.
@@ -26,13 +24,17 @@ def claim_figure(claim: Claim, verdict: Verdict, study: Study, history: pd.DataF
     Over epochs where the claim compares arms; over levels where it compares, or reduces, those of a parameter.
     """
     parameter, by_arm = varied_parameter(claim, study), shows_arms(claim, study)
+    history, trials = of_claim(claim, history), of_claim(claim, trials)
     figure = Figure(figsize=(WIDTH, 3.3))
     panels = figure.subplots(1, 3 if by_arm else 2, width_ratios=(2.1, 1, 0.9) if by_arm else (3.1, 0.9))
     if parameter is None:
         _draw_curves(panels[0], claim, study, finished(history))
     else:
-        draw_levels(panels[0], trials, parameter, verdict.id, study)
+        draw_levels(panels[0], trials.assign(**natural(trials[[verdict.id]], claim)), parameter, verdict.id, study)
         panels[0].set_ylabel(measure_label(claim))
+        if is_logarithmic(claim):
+            panels[0].set_yscale("log")
+            plain_log_ticks(panels[0])
     if by_arm:
         _draw_arms(panels[1], claim, measures_by_term(claim, verdict.id, trials), study.arms)
     draw_effect(panels[-1], verdict)
@@ -43,7 +45,7 @@ def varied_parameter(claim: Claim, study: Study) -> str | None:
     """The parameter over whose levels a claim is told: the one that it reduces, or else the first that the study varies."""
     if claim.across is not None:
         return claim.across.parameter
-    return next((key for key, values in study.grid.items() if len(values) > 1), None)
+    return next((key for key, values in study.grid.items() if len(values) > 1 and key not in claim.level), None)
 
 
 def shows_arms(claim: Claim, study: Study) -> bool:
@@ -68,9 +70,14 @@ def measure_label(claim: Claim) -> str:
 
 def natural(values: pd.DataFrame, claim: Claim) -> pd.DataFrame:
     """Raw measures as they are shown: percent, nats, or what a logarithm is of."""
-    if claim.measure and claim.measure.kind in LOGARITHMIC:
+    if is_logarithmic(claim):
         return values.map(math.exp)
-    return 100 * values if claim.measure and "accuracy" in claim.measure.column else values
+    return 100 * values if claim.measure and claim.measure.unit == "accuracy" else values
+
+
+def is_logarithmic(claim: Claim) -> bool:
+    """Whether what a claim measures of each trial is a logarithm."""
+    return claim.measure is not None and claim.measure.unit == "log_ratio"
 
 
 def _draw_curves(axes: Axes, claim: Claim, study: Study, history: pd.DataFrame) -> None:
@@ -106,11 +113,11 @@ def _draw_paths(axes: Axes, trials: pd.DataFrame, measure: AtMatchedLevel, colou
         axes.plot(trial[measure.level_of], trial[measure.column], color=colour, linewidth=0.9, alpha=0.6, marker=".", markersize=3)
 
 
-def draw_levels(axes: Axes, trials: pd.DataFrame, parameter: str, column: str, study: Study, scale: float = 100) -> None:
-    """Draw a measure over the levels of a parameter: seeds as thin lines, their means as thick ones, all arms of the study."""
-    levels = [str(level) if isinstance(level, list) else level for level in study.grid[parameter]]
-    places = trials[parameter].map({level: place for place, level in enumerate(levels)})
-    shown = trials.assign(place=places, shown=scale * trials[column])[trials[column].notna()]
+def draw_levels(axes: Axes, trials: pd.DataFrame, parameter: str, column: str, study: Study) -> None:
+    """Draw a column over the levels of a parameter: seeds as thin lines, their means as thick ones, all arms of the study."""
+    levels = study.grid[parameter]
+    places = trials[parameter].map({as_read(trials[parameter], level): place for place, level in enumerate(levels)})
+    shown = trials.assign(place=places, shown=trials[column])[trials[column].notna()]
     ends = []
     for arm in [arm for arm in study.arms if (shown["arm"] == arm).any()]:
         colour = arm_colour(arm, study.arms)
@@ -146,8 +153,10 @@ def _draw_arms(axes: Axes, claim: Claim, measures: pd.DataFrame, arms: Sequence[
 def _reduced(claim: Claim, measures: pd.DataFrame) -> tuple[pd.DataFrame, str, bool]:
     """What is shown of measures, how an axis names it, and whether that axis is logarithmic."""
     if claim.across is None:
-        return natural(measures, claim), measure_label(claim), bool(claim.measure and claim.measure.kind in LOGARITHMIC)
+        return natural(measures, claim), measure_label(claim), is_logarithmic(claim)
     parameter = claim.across.parameter.replace("_", " ")
     if claim.across.take == "largest_usable":
         return 10**measures, f"largest usable {parameter}", True
-    return 100 * measures, f"range over {parameter} (points)", False
+    if claim.measure and claim.measure.unit == "accuracy":
+        return 100 * measures, f"range over {parameter} (points)", False
+    return measures, f"range over {parameter}", False

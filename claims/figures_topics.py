@@ -82,7 +82,7 @@ def learning_rates(last: pd.DataFrame, study: Study, column: str) -> Figure:
     """A column after the last epoch over learning rates, for every arm and seed, diverged trials included."""
     figure = Figure(figsize=(WIDTH, 3.2))
     axes = figure.subplots()
-    draw_levels(axes, last, "learning_rate", column, study)
+    draw_levels(axes, last.assign(**{column: 100 * last[column]}), "learning_rate", column, study)
     axes.set_ylabel(column_label(column))
     return figure
 

@@ -1,7 +1,6 @@
 """What the report of the claims draws on: everything under claims/results, read and checked."""
 
 import json
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,8 +8,10 @@ from typing import Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from claims.measure import label_columns, read_histories, read_study
+from claims.columns import MECHANISM_COLUMNS
+from claims.measure import label_columns
 from claims.parameters import RESULTS, STUDIES, ClaimsParameters
+from claims.tables import DTYPES, read_histories, read_mechanism, read_study, read_timing, remedy
 from pipeline.errors import PipelineError
 from pipeline.parameters import explain
 from pipeline.tables import REPORTS, read_profile, read_table
@@ -18,20 +19,6 @@ from pipeline.tables import REPORTS, read_profile, read_table
 VERDICTS = RESULTS / "verdicts.json"
 PUBLISHED = Path("claims/published.csv")
 PUBLISHED_COLUMNS = ["source", "url", "network", "epochs", "metric", "accuracy"]
-TIMING_COLUMNS = ["what", "arm", "block", "milliseconds"]
-MECHANISM_COLUMNS = {
-    "drift": ["arm", "step", "layer", "mean_shift", "log_sd_shift"],
-    "gradient_shift": ["arm", "step", "layer", "relative_change", "cosine"],
-    "landscape": ["arm", "step", "direction", "distance_factor", "loss", "gradient_change", "effective_smoothness"],
-    "units": ["arm", "step", "layer", "dead", "nearly_dead", "always_on"],
-    "discrepancy": [
-        "batch_size", "step", "accuracy_training_mode", "accuracy_inference_mode", "divergence", "layer", "rms_ratio", "theory",
-    ],
-    "working_principle": ["check", "layer", "largest_error", "tolerance", "passes"],
-}  # fmt: skip
-TEXT = ("what", "arm", "direction", "check", "passes", "source", "url", "network", "metric")
-WHOLE_NUMBERS = ("block", "step", "batch_size")
-DTYPES = defaultdict(lambda: "float64", dict.fromkeys(TEXT, "str") | dict.fromkeys(WHOLE_NUMBERS, "int64"))
 
 
 class Verdict(BaseModel):
@@ -47,6 +34,7 @@ class Verdict(BaseModel):
     unit: Literal["accuracy", "log_ratio", "nats", "decades", "exact"]
     null_effect: float | None
     smallest_effect: float | None
+    orientation: str | None
     n: int | None
     excluded: list[int] | None
     differences: dict[str, float] | None
@@ -59,9 +47,12 @@ class Verdict(BaseModel):
     p_above_holm: float | None
     p_below: float | None
     p_below_holm: float | None
+    p_reversed_holm: float | None
     power: float | None
     detectable: float | None
+    power_note: str | None
     verdict: str | None
+    direction: str | None
     literature: str
     citation: str
 
@@ -69,6 +60,11 @@ class Verdict(BaseModel):
     def null(self) -> float:
         """The effect up to which the claim does not hold."""
         return self.null_effect or 0.0
+
+    @property
+    def has_margin(self) -> bool:
+        """Whether the claim is one of “not worse”: it holds from a null effect below 0 on, and nothing more is asked."""
+        return self.smallest_effect is not None and self.smallest_effect == self.null < 0
 
     @property
     def effect(self) -> dict[str, float]:
@@ -112,11 +108,8 @@ def read_findings(parameters: ClaimsParameters) -> Findings:
         ledger=read_ledger(parameters),
         histories={study: _read_history(parameters, study, trials[study]) for study in parameters.studies},
         trials=trials,
-        timing=read_table(RESULTS / "timing.csv", TIMING_COLUMNS, _remedy("timing"), DTYPES),
-        mechanisms={
-            name: read_table(RESULTS / "mechanisms" / f"{name}.csv", columns, _remedy("mechanisms"), DTYPES)
-            for name, columns in MECHANISM_COLUMNS.items()
-        },
+        timing=read_timing(),
+        mechanisms={name: read_mechanism(name) for name in MECHANISM_COLUMNS},
         published=read_table(PUBLISHED, PUBLISHED_COLUMNS, "take it back from git", DTYPES),
         training_images=sum(read_profile(REPORTS / "data_profile.json", "report")["classes"]["train"].values()),
     )
@@ -132,11 +125,11 @@ def read_ledger(parameters: ClaimsParameters) -> dict[str, Verdict]:
         content = json.loads(VERDICTS.read_text(encoding="utf-8"))
         ledger = {verdict.id: verdict for verdict in _Ledger.model_validate(content).claims}
     except FileNotFoundError:
-        raise PipelineError(f"{VERDICTS}: not found; {_remedy('verdicts')}") from None
+        raise PipelineError(f"{VERDICTS}: not found; {remedy('verdicts')}") from None
     except ValidationError as error:
-        raise PipelineError(f"{explain(error, f'{VERDICTS}: ')}; {_remedy('verdicts')}") from None
+        raise PipelineError(f"{explain(error, f'{VERDICTS}: ')}; {remedy('verdicts')}") from None
     except ValueError:
-        raise PipelineError(f"{VERDICTS}: not valid JSON; {_remedy('verdicts')}") from None
+        raise PipelineError(f"{VERDICTS}: not valid JSON; {remedy('verdicts')}") from None
     declared = {name: (claim.says, claim.metric, claim.smallest_effect) for name, claim in parameters.claims.items()}
     if declared != {name: (verdict.says, verdict.metric, verdict.smallest_effect) for name, verdict in ledger.items()}:
         raise PipelineError(f"{VERDICTS}: of other claims than claims/params.yaml declares; run `make verdicts`")
@@ -147,12 +140,8 @@ def _read_history(parameters: ClaimsParameters, study: str, trials: pd.DataFrame
     labels = label_columns(parameters, study)
     for name, table in (("trials", trials), ("history", history := read_histories(study))):
         if missing := [label for label in labels if label not in table]:
-            raise PipelineError(f"{STUDIES / study / f'{name}.csv'}: has no column {', '.join(missing)}; {_remedy(f'study@{study}')}")
+            raise PipelineError(f"{STUDIES / study / f'{name}.csv'}: has no column {', '.join(missing)}; {remedy(f'study@{study}')}")
     marked = history.merge(trials[[*labels, "diverged"]], on=labels, how="left")
     if marked["diverged"].isna().any():
-        raise PipelineError(f"{STUDIES / study / 'trials.csv'}: lacks trials of the history beside it; {_remedy(f'measure@{study}')}")
+        raise PipelineError(f"{STUDIES / study / 'trials.csv'}: lacks trials of the history beside it; {remedy(f'measure@{study}')}")
     return marked.astype({"diverged": bool})
-
-
-def _remedy(stage: str) -> str:
-    return f"run `dvc repro claims/dvc.yaml:{stage}` to make it"

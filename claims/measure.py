@@ -1,19 +1,15 @@
 """DVC stage `measure`: from a study's histories to the raw measure of each of its claims, one row per trial."""
 
 import argparse
-from pathlib import Path
 
 import pandas as pd
 
 from claims.parameters import STUDIES, ClaimsParameters, load_claims
+from claims.tables import read_histories, read_study
 from pipeline.atomic import replacing
 from pipeline.command import run
 from pipeline.errors import PipelineError
-from pipeline.tables import read_table
 from pipeline.trial_result import diverged
-
-DTYPES = {"arm": "str", "batch_size": "int64", "seed": "int64", "epoch": "int64", "sha256": "str", "diverged": "bool"}
-PLAIN_IF_NOT_NORMALIZED = ("_recalibrated", "_unbiased")  # without moving averages there is nothing to correct
 
 
 def main() -> None:
@@ -29,27 +25,6 @@ def main() -> None:
         table.to_csv(temporary, index=False)
 
 
-def read_study(study: str, name: str, columns: list[str], folder: Path = STUDIES) -> pd.DataFrame:
-    """Read a table of a study.
-
-    Raises:
-        PipelineError: it is missing, or not as its stage writes it.
-    """
-    stage = "measure" if name == "trials" else "study"
-    remedy = f"run `dvc repro claims/dvc.yaml:{stage}@{study}` to make it"
-    return read_table(folder / study / f"{name}.csv", ["arm", "batch_size", "seed", *columns], remedy, DTYPES)
-
-
-def read_histories(study: str, folder: Path = STUDIES) -> pd.DataFrame:
-    """Read every epoch of a study's trials; an arm without moving averages has its plain values as recalibrated ones too."""
-    histories = read_study(study, "history", ["epoch", "loss", "val_loss", "val_accuracy"], folder)
-    for column in [column for column in map(str, histories) if column.endswith(PLAIN_IF_NOT_NORMALIZED)]:
-        plain = histories[column.rsplit("_", 1)[0]]
-        measured = histories.groupby("arm")[column].transform("count") > 0
-        histories[column] = histories[column].where(measured, plain)
-    return histories
-
-
 def measure(parameters: ClaimsParameters, study: str, histories: pd.DataFrame, weights: pd.DataFrame) -> pd.DataFrame:
     """Give one row per trial: its labels, whether it diverged, its weights' hash and, by id, each claim's raw measure.
 
@@ -57,20 +32,36 @@ def measure(parameters: ClaimsParameters, study: str, histories: pd.DataFrame, w
         PipelineError: the histories hold other trials than are declared, or lack what a claim measures.
     """
     labels = label_columns(parameters, study)
-    trials = {number: trial for number, (_, trial) in enumerate(histories.groupby(labels, sort=False))}
-    table = pd.DataFrame([trial[labels].iloc[0] for trial in trials.values()]).reset_index(drop=True)
+    trials = [trial for _, trial in histories.groupby(labels, sort=False)]
+    table = pd.DataFrame([trial[labels].iloc[0] for trial in trials]).reset_index(drop=True)
     _check_declared(parameters, study, table)
-    table["epochs_trained"] = [len(trial) for trial in trials.values()]
-    table["diverged"] = [diverged(trial) for trial in trials.values()]
+    table["epochs_trained"] = [len(trial) for trial in trials]
+    table["diverged"] = [diverged(trial) for trial in trials]
     table = table.merge(weights, on=labels, how="left")
+    whole = whole_histories(parameters, study, histories)
+    compared = table.groupby([*parameters.studies[study].grid, "seed"])  # arms are compared at the same level of the same seed
     measures = {name: claim.measure for name, claim in parameters.claims.items() if claim.study == study and claim.measure}
     for name, chosen in measures.items():
         try:
-            values = [chosen.of_seed({number: trials[number] for number in of_seed.index}) for _, of_seed in table.groupby("seed")]
+            values = [chosen.of_seed({number: whole[number] for number in together.index}) for _, together in compared]
         except KeyError as error:
             raise PipelineError(f"claims/params.yaml: claims.{name}.measure: no column {error} in the histories of {study}") from None
-        table[name] = pd.Series({number: value for seed in values for number, value in seed.items()})
+        table[name] = pd.Series({number: value for together in values for number, value in together.items()})
     return table
+
+
+def whole_histories(parameters: ClaimsParameters, study: str, histories: pd.DataFrame) -> list[pd.DataFrame]:
+    """Give each trial's history, with empty rows for the epochs that it did not come to because it diverged."""
+    labels, seeds = label_columns(parameters, study), parameters.studies[study].seeds
+    cells = [(arm, level) for declaring, arm, level in parameters.trials.cells() if declaring == study]
+    epochs = [parameters.trials.trial_config(arm, level, seed).total_epochs for arm, level in cells for seed in seeds]
+    trials = [trial for _, trial in histories.groupby(labels, sort=False)]
+    return [_fill_up(trial, labels, range(1, last + 1)) for trial, last in zip(trials, epochs, strict=True)]
+
+
+def _fill_up(trial: pd.DataFrame, labels: list[str], epochs: range) -> pd.DataFrame:
+    whole = trial.set_index("epoch").reindex(pd.Index(epochs, name="epoch")).reset_index()
+    return whole.assign(**{label: trial[label].iloc[0] for label in labels})
 
 
 def label_columns(parameters: ClaimsParameters, study: str) -> list[str]:
@@ -81,7 +72,8 @@ def label_columns(parameters: ClaimsParameters, study: str) -> list[str]:
 
 def _check_declared(parameters: ClaimsParameters, study: str, trials: pd.DataFrame) -> None:
     declared = parameters.studies[study]
-    if len(trials) != declared.count_trials() or {*trials["arm"]} != {*declared.arms} or {*trials["seed"]} != {*declared.seeds}:
+    expected = [(arm, seed) for arm in declared.arms for _ in declared.levels() for seed in declared.seeds]
+    if list(trials[["arm", "seed"]].itertuples(index=False, name=None)) != expected:
         path = STUDIES / study / "history.csv"
         raise PipelineError(f"{path}: holds other trials than claims/params.yaml declares; run `dvc repro claims/dvc.yaml:study@{study}`")
 

@@ -1,4 +1,8 @@
-"""Raw measures: what of a trial's history bears on a claim, as one number."""
+"""Raw measures: what of a trial's history bears on a claim, as one number.
+
+A history has a row for each epoch that the trial was to have; of those that a trial no longer came to, because it diverged,
+nothing is known (NaN). So a measure over them is NaN too, but for those that say otherwise.
+"""
 
 import math
 from collections.abc import Mapping
@@ -10,14 +14,23 @@ from pydantic import Field
 
 from pipeline.parameters import StrictModel
 
-Histories = Mapping[int, pd.DataFrame]  # the trials of one seed, by any number: one row per epoch
+Histories = Mapping[int, pd.DataFrame]  # the trials of one seed and level, by any number: one row per epoch
 CHANCE = 0.1  # accuracy before the first epoch
 
 
-class _OfEachTrial(StrictModel):
-    """A measure for which a trial's history is enough."""
+class _OfColumn(StrictModel):
+    """A measure of one column of a history."""
 
     column: str
+
+    @property
+    def unit(self) -> Literal["accuracy", "nats", "log_ratio"]:
+        """What differences of it are in; `log_ratio` where it is a logarithm."""
+        return "accuracy" if "accuracy" in self.column else "nats"
+
+
+class _OfEachTrial(_OfColumn):
+    """A measure for which a trial's history is enough."""
 
     def of_seed(self, histories: Histories) -> dict[int, float]:
         """Measure each trial; NaN where it has no such value."""
@@ -29,7 +42,7 @@ class _OfEachTrial(StrictModel):
 
 
 class MeanOfLastEpochs(_OfEachTrial):
-    """Mean over the last epochs that the trial has."""
+    """Mean over the last epochs."""
 
     kind: Literal["mean_of_last_epochs"]
     epochs: int = Field(ge=1)
@@ -40,17 +53,27 @@ class MeanOfLastEpochs(_OfEachTrial):
 
 
 class AfterEpoch(_OfEachTrial):
-    """Value after an epoch; a trial that ended earlier, because it diverged, counts with its last."""
+    """Value after an epoch; a trial that ended earlier, because it diverged, counts with its last one."""
 
     kind: Literal["after_epoch"]
     epoch: int = Field(ge=1)
 
     def of_trial(self, history: pd.DataFrame) -> float:
         """Measure a trial by its history."""
-        return float(history.loc[history["epoch"] <= self.epoch, self.column].iloc[-1])
+        known = history.loc[history["epoch"] <= self.epoch, self.column].dropna()
+        return float(known.iloc[-1]) if len(known) else math.nan
 
 
-class LogSDOfChanges(_OfEachTrial):
+class _Logarithm(_OfEachTrial):
+    """A measure that is a natural logarithm."""
+
+    @property
+    def unit(self) -> Literal["accuracy", "nats", "log_ratio"]:
+        """What differences of it are in."""
+        return "log_ratio"
+
+
+class LogSDOfChanges(_Logarithm):
     """Natural logarithm of the sample SD of the changes from one epoch to the next, from an epoch on."""
 
     kind: Literal["log_sd_of_changes"]
@@ -63,11 +86,11 @@ class LogSDOfChanges(_OfEachTrial):
         return math.log(sd) if sd > 0 else math.nan
 
 
-class LogEpochsToReach(_OfEachTrial):
+class LogEpochsToReach(_Logarithm):
     """Natural logarithm of the epochs until an accuracy is reached, interpolated between epochs.
 
-    The accuracy is a mean over this and up to `mean_of` − 1 epochs before; one that is not reached counts as reached an
-    epoch after the last.
+    The accuracy is a mean over this and up to `mean_of` − 1 epochs before; one that is not reached, by a trial that diverged
+    either, counts as reached an epoch after the last.
     """
 
     kind: Literal["log_epochs_to_reach"]
@@ -76,7 +99,8 @@ class LogEpochsToReach(_OfEachTrial):
 
     def of_trial(self, history: pd.DataFrame) -> float:
         """Measure a trial by its history."""
-        means = history[self.column].rolling(self.mean_of, min_periods=1).mean()
+        accuracies = history[self.column]
+        means = accuracies.rolling(self.mean_of, min_periods=1).mean().where(accuracies.notna())
         reached = np.flatnonzero(means >= self.level)
         if len(reached) == 0:
             return math.log(len(history) + 1)
@@ -85,11 +109,10 @@ class LogEpochsToReach(_OfEachTrial):
         return math.log(first + (self.level - before) / (after - before))
 
 
-class AtMatchedLevel(StrictModel):
-    """Value where another column first falls to a level, interpolated: the lowest level that all `arms` of the seed reach."""
+class AtMatchedLevel(_OfColumn):
+    """Value where another column first falls to a level, interpolated: the lowest level that all `arms` reach in a seed."""
 
     kind: Literal["at_matched_level"]
-    column: str
     level_of: str
     arms: list[str] = Field(min_length=2)
 

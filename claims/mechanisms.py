@@ -7,28 +7,20 @@ from typing import Any
 
 import pandas as pd
 
+from claims.columns import MECHANISM_COLUMNS
 from claims.parameters import CLAIMS_FILE, EXACT, RESULTS, ClaimsParameters, Mechanisms, load_claims
 from pipeline.atomic import replacing
 from pipeline.command import run
 from pipeline.dataset import PROCESSED, load_examples
 from pipeline.environment import write_environment
 from pipeline.errors import PipelineError
+from pipeline.notebook_studies import BASELINE, BATCH_NORM
 from pipeline.runner import call_in_worker, worker_count
 from pipeline.study import alone_with_trials
 from pipeline.trial_config import TrialConfig
 
-ARMS = ("baseline", "batch_norm")
+ARMS = (BASELINE, BATCH_NORM)
 OUTPUT = RESULTS / EXACT
-COLUMNS = {
-    "drift": ["arm", "step", "layer", "mean_shift", "log_sd_shift"],
-    "gradient_shift": ["arm", "step", "layer", "relative_change", "cosine"],
-    "landscape": ["arm", "step", "direction", "distance_factor", "loss", "gradient_change", "effective_smoothness"],
-    "units": ["arm", "step", "layer", "dead", "nearly_dead", "always_on"],
-    "discrepancy": [
-        "batch_size", "step", "accuracy_training_mode", "accuracy_inference_mode", "divergence", "layer", "rms_ratio", "theory",
-    ],
-    "working_principle": ["check", "layer", "largest_error", "tolerance", "passes"],
-}  # fmt: skip
 SIGNIFICANT_DIGITS = 6
 
 Rows = dict[str, list[dict[str, Any]]]  # by table
@@ -60,18 +52,16 @@ def probe_arms(parameters: ClaimsParameters, processed: Path = PROCESSED) -> dic
     with ThreadPool(min(len(ARMS), worker_count())) as threads:
         calls = [(_probe, arm, config, parameters.mechanisms, processed.resolve()) for arm, config in configs.items()]
         of_arms: list[Rows] = threads.starmap(call_in_worker, calls, chunksize=1)
-    return {
-        name: pd.DataFrame([row for rows in of_arms for row in rows.get(name, [])], columns=columns) for name, columns in COLUMNS.items()
-    }
+    rows = {name: [row for rows in of_arms for row in rows.get(name, [])] for name in MECHANISM_COLUMNS}
+    return {name: pd.DataFrame(rows[name], columns=columns) for name, columns in MECHANISM_COLUMNS.items()}
 
 
 def _check_enough_images(mechanisms: Mechanisms, processed: Path) -> None:
-    available = min(mechanisms.images, len(load_examples("validation", processed).labels))
-    if available < max(mechanisms.batch_sizes):
-        raise PipelineError(
-            f"{CLAIMS_FILE}: mechanisms.batch_sizes: {max(mechanisms.batch_sizes)} is more than the {available} images that are probed; "
-            "lower it or raise mechanisms.images"
-        )
+    images, largest, there = mechanisms.images, max(mechanisms.batch_sizes), len(load_examples("validation", processed).labels)
+    if images > there:
+        raise PipelineError(f"{CLAIMS_FILE}: mechanisms.images: {images:,} asked for, and the validation set has {there:,}; ask for fewer")
+    if largest > images:
+        raise PipelineError(f"{CLAIMS_FILE}: mechanisms.batch_sizes: {largest:,} is more than mechanisms.images, {images:,}; lower it")
 
 
 def _probe(arm: str, config: TrialConfig, mechanisms: Mechanisms, processed: Path) -> Rows:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from claims.measures import Across, Measure
+from claims.measures import Across, AtMatchedLevel, LargestUsable, Measure
 from pipeline.errors import PipelineError
 from pipeline.parameters import Name, Parameters, StrictModel, Study, check_studies, explain, load_parameters
 from pipeline.strict_yaml import read_yaml
@@ -17,6 +17,7 @@ CLAIMS_FILE = Path("claims/params.yaml")
 RESULTS = Path("claims/results")
 STUDIES = RESULTS / "studies"
 EXACT, TIMED = "mechanisms", "timing"  # stages that measure claims without a study
+FEWEST_BLOCKS = 8  # of which a bootstrap interval can be taken
 
 ClaimId = Annotated[str, Field(pattern=r"^[A-Z][0-9]+[a-z]?$")]
 
@@ -46,7 +47,7 @@ class DeclaredStudy(StrictModel):
 class Timing(StrictModel):
     """How training steps are timed."""
 
-    blocks: int = Field(ge=2, le=10_000)
+    blocks: int = Field(ge=FEWEST_BLOCKS, le=10_000)
     steps_per_leg: int = Field(ge=1, le=100_000)
 
 
@@ -69,7 +70,10 @@ class Term(StrictModel):
 
 
 class Claim(StrictModel):
-    """A sentence of the notebook, its metric, and the smallest effect that would matter."""
+    """A sentence of the notebook, its metric, and the smallest effect that would matter.
+
+    `if_above` and `if_below` say in words what a mean effect above 0, or below, has shown.
+    """
 
     says: str = Field(min_length=1)
     metric: str = Field(min_length=1)
@@ -80,6 +84,8 @@ class Claim(StrictModel):
     measure: Measure | None = None
     across: Across | None = None
     effect: list[Term] = Field(default_factory=list)
+    if_above: str = "the effect was on the claim's side"
+    if_below: str = "the effect was on the other side"
     literature: str
     citation: str
 
@@ -89,6 +95,12 @@ class Claim(StrictModel):
         if self.study in (EXACT, TIMED):
             return "exact" if self.study == EXACT else "timed"
         return "explored" if self.smallest_effect is None else "tested"
+
+    @property
+    def level(self) -> dict[str, Any]:
+        """What all terms of the effect have in common, beside the seed: the rest of a study is not of this claim."""
+        levels = [term.level for term in self.effect]
+        return {key: value for key, value in levels[0].items() if all(level.get(key) == value for level in levels)} if levels else {}
 
 
 class ClaimsParameters(StrictModel):
@@ -130,6 +142,8 @@ def load_claims(path: Path = CLAIMS_FILE) -> ClaimsParameters:
         raise PipelineError(explain(error, f"{path}: ")) from None
     if twice := sorted(parameters.arms.keys() & common.arms.keys()):
         raise PipelineError(f"{path}: arms.{twice[0]}: is declared in params.yaml already; give this one another name")
+    if taken := sorted({EXACT, TIMED} & parameters.declared_studies.keys()):
+        raise PipelineError(f"{path}: studies.{taken[0]}: is the name of a stage that measures by itself; give the study another name")
     check_studies(parameters.trials, path)
     for name, claim in parameters.claims.items():
         _check_claim(parameters, claim, f"{path}: claims.{name}")
@@ -156,8 +170,9 @@ def _check_claim(parameters: ClaimsParameters, claim: Claim, where: str) -> None
     if missing := [field for field in ("measure", "effect") if not getattr(claim, field)]:
         raise PipelineError(f"{where}.{missing[0]}: missing; say what of the trials of studies.{claim.study} is compared")
     study = parameters.studies[claim.study]
-    if claim.across and claim.across.parameter not in study.grid:
-        raise PipelineError(f"{where}.across.parameter: '{claim.across.parameter}' is not in studies.{claim.study}.grid")
+    if isinstance(claim.measure, AtMatchedLevel) and (unknown := [arm for arm in claim.measure.arms if arm not in study.arms]):
+        raise PipelineError(f"{where}.measure.arms: '{unknown[0]}' is not in studies.{claim.study}.arms")
+    _check_across(study, claim, where)
     for index, term in enumerate(claim.effect):
         _check_term(study, claim, term, f"{where}.effect.{index}")
 
@@ -167,6 +182,20 @@ def _check_measured_by_a_stage(claim: Claim, where: str) -> None:
         raise PipelineError(f"{where}.{extra[0]}: the stage {claim.study} measures this claim by itself; remove it")
     if claim.study == TIMED and claim.smallest_effect is None:
         raise PipelineError(f"{where}.smallest_effect: missing; say from which ratio on, as a natural logarithm, it matters")
+
+
+def _check_across(study: Study, claim: Claim, where: str) -> None:
+    if claim.across is None:
+        return
+    name, place = claim.across.parameter, f"{where}.across.parameter"
+    if name not in study.grid:
+        raise PipelineError(f"{place}: '{name}' is not in studies.{claim.study}.grid")
+    values = study.grid[name]
+    if any(isinstance(value, list) for value in values):
+        raise PipelineError(f"{place}: studies.{claim.study}.grid.{name} holds lists, over which nothing is taken; choose another")
+    numbers = [value for value in values if isinstance(value, int | float) and value > 0]
+    if isinstance(claim.across, LargestUsable) and len(numbers) < len(values):
+        raise PipelineError(f"{place}: studies.{claim.study}.grid.{name} should hold numbers above 0 alone, for {claim.across.take}")
 
 
 def _check_term(study: Study, claim: Claim, term: Term, where: str) -> None:

@@ -4,9 +4,12 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
+from claims.measures import Measure
+from claims.parameters import Claim, Term
 from pipeline.notebook_studies import BASELINE, BATCH_NORM
-from pipeline.wording import MINUS, SPACE, Figures, arm_label, percent
+from pipeline.wording import MINUS, SPACE, Figures, arm_label, number, percent
 
+AS_STATED, NOT_AS_STATED = "true of x̂ only, in training", "not as stated"  # verdicts on a definition
 UNITS = {"accuracy": (100, 2, "points"), "nats": (1, 3, "nats"), "decades": (1, 2, "decades")}  # scale, digits, name
 
 
@@ -56,6 +59,39 @@ def _name(unit: str) -> str:
     return "" if unit == "log_ratio" else f"{SPACE}{UNITS[unit][2]}"
 
 
+def orientation(claim: Claim) -> str | None:
+    """What is taken from what, and which side of which effect speaks for a claim; None where there is no effect."""
+    match claim.kind:
+        case "exact":
+            return None
+        case "timed":
+            difference = f"log({BATCH_NORM}) {MINUS} log({BASELINE})"
+        case _:
+            difference = " ".join(map(_signed, claim.effect)).removeprefix("+ ")
+    return f"{difference}; above {threshold(claim.null_effect, claim.unit)} it speaks for the claim"
+
+
+def _signed(term: Term) -> str:
+    factor = "" if abs(term.weight) == 1 else f"{abs(term.weight):g}·"
+    return f"{MINUS if term.weight < 0 else '+'} {factor}{term.arm}{_bracketed(term.level)}"
+
+
+def _bracketed(level: Mapping[str, object]) -> str:
+    return f" ({', '.join(f'{key} {value}' for key, value in level.items())})" if level else ""
+
+
+def power_note(power: float | None, detectable: float | None, claim: Claim) -> str:
+    """What test A, before correction, could have found with this number of seeds and this spread between them."""
+    parts = []
+    if power is not None and claim.smallest_effect is not None:
+        smallest = threshold(claim.smallest_effect, claim.unit)
+        parts.append(f"had the true effect been {smallest}, test A, before correction, would have rejected with a power of {power:.2f}")
+    if detectable is not None:
+        parts.append(f"with this spread and n, it rejects in 80{SPACE}% of cases for an effect of {threshold(detectable, claim.unit)}")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else "It needs a spread between seeds, of which there is none to judge by."
+
+
 def probability(p: float | None) -> str:
     """A p-value with its sign of equality, as exact as it is worth."""
     if p is None:
@@ -66,6 +102,15 @@ def probability(p: float | None) -> str:
 def share(summary: Figures, digits: int = 1) -> str:
     """A share as mean ± SD in percent, or a dash when there is none."""
     return percent(summary, digits) if summary else "–"
+
+
+def measured(summary: Figures, measure: Measure) -> str:
+    """What a claim measures of each trial, as mean ± SD over trials; of logarithms, the geometric mean of what they are of."""
+    if not summary:
+        return "–"
+    if measure.unit == "log_ratio":
+        return f"{math.exp(summary['mean']):.3g}"
+    return percent(summary) if measure.unit == "accuracy" else number(summary)
 
 
 def compared(values: Mapping[str, float]) -> str:
@@ -79,11 +124,11 @@ def compared(values: Mapping[str, float]) -> str:
 def ranges(numbers: Iterable[int]) -> str:
     """List ascending whole numbers, those in a row by their ends."""
     runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
+    for whole in numbers:
+        if runs and whole == runs[-1][-1] + 1:
+            runs[-1].append(whole)
         else:
-            runs.append([number])
+            runs.append([whole])
     return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 

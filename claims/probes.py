@@ -61,8 +61,8 @@ class Moments(NamedTuple):
 class Probes:
     """Samples of one network in training, which stays as it is, and so does its optimizer.
 
-    Activations are taken on `images`, and gradients on `batch`, training examples; landscapes along the gradient and
-    along the step of the optimizer, `optimizer_name` in the table, each at the configured learning rate. All passes
+    Activations are taken on `images`, and gradients on `batch`, training examples; landscapes along the step of the
+    optimizer, `optimizer_name` in the table, and down the gradient over the same distances. All passes
     take batch statistics, as training does: moving averages still hold most of their start values in the first
     hundreds of updates, and would show how they catch up instead of how the layers move.
     """
@@ -94,7 +94,7 @@ class Probes:
                 "landscape": [
                     {"direction": direction, **row}
                     for direction, distance in {
-                        "gradient": [-self._optimizer.learning_rate * gradient for gradient in gradients],
+                        "gradient": [-tf.linalg.global_norm(step) / tf.linalg.global_norm(gradients) * value for value in gradients],
                         self._optimizer_name: step,
                     }.items()
                     for row in measure_landscape(self._model, self._loss_and_gradients, distance)

@@ -8,12 +8,12 @@ from typing import Any
 
 from claims import phrases, wording
 from claims.chapters import CHAPTERS, CORE, Chapter, summary
-from claims.contrasts import at_last_epoch, recalibrated_effect
-from claims.evidence import evidence
+from claims.contrasts import at_last_epoch, effect_with
+from claims.evidence import evidence, levels
 from claims.figures import forest
-from claims.figures_claims import claim_figure, compared_arms, shows_arms
+from claims.figures_claims import claim_figure, compared_arms, shows_arms, varied_parameter
 from claims.findings import Findings, Verdict, read_findings
-from claims.measure import label_columns
+from claims.measure import label_columns, whole_histories
 from claims.parameters import ClaimsParameters, load_claims
 from pipeline.command import run
 from pipeline.errors import PipelineError
@@ -23,6 +23,7 @@ from pipeline.plotting import draw
 from pipeline.rendering import make_environment
 from pipeline.report import FIGURES, check_files, write_files
 from pipeline.theory import count_parameters, list_layers
+from pipeline.trial_result import DIVERGED_LOSS
 from pipeline.wording import Figures
 
 REPORT = Path("claims/report")
@@ -36,13 +37,13 @@ FILTERS = (
     phrases.effect,
     phrases.effect_cell,
     phrases.join_words,
+    phrases.measured,
     phrases.ranges,
     phrases.share,
     phrases.threshold,
     wording.excluded,
     wording.finding,
     wording.meaning,
-    wording.power,
     wording.sentence,
     wording.tests,
 )
@@ -124,7 +125,9 @@ def describe_ledger(parameters: ClaimsParameters, ledger: Mapping[str, Verdict])
         "answer": wording.answer(judged),
         "judged": judged,
         "plotted": plotted(ledger),
-        "margins": [verdict.id for verdict in judged if verdict.smallest_effect is not None and verdict.smallest_effect == verdict.null],
+        "kinds": {verdict.kind for verdict in judged},
+        "whatever": [verdict.id for verdict in plotted(ledger) if verdict.smallest_effect == verdict.null and not verdict.has_margin],
+        "margins": [verdict.id for verdict in judged if verdict.has_margin],
         "anchor": anchor,
     }
 
@@ -155,13 +158,16 @@ def _describe_claims(findings: Findings, behind: Mapping[str, Chapter | None]) -
     claims = findings.parameters.claims
     return {
         "heading": heading,
+        "diverged_loss": DIVERGED_LOSS,
         "claims": claims,
         "explored": [verdict for verdict in findings.ledger.values() if verdict.kind == "explored"],
         "behind": {name: chapter.facts if chapter else None for name, chapter in behind.items()},
+        "over_epochs": lambda claim: varied_parameter(claim, findings.parameters.studies[claim.study]) is None,
         "shows_arms": lambda claim: shows_arms(claim, findings.parameters.studies[claim.study]),
         "compared_arms": {name: compared_arms(claim) for name, claim in claims.items()},
         "diverged": {name: _count_diverged(findings, name) for name, claim in claims.items() if claim.effect},
-        "recalibrated": {name: _recalibrated(findings, name) for name, claim in claims.items() if claim.kind == "tested"},
+        "levels": {name: levels(findings, name, claim) for name, claim in claims.items() if claim.kind == "tested"},
+        "otherwise": {name: _with_other_statistics(findings, name) for name, claim in claims.items() if claim.kind == "tested"},
     }
 
 
@@ -171,9 +177,11 @@ def _count_diverged(findings: Findings, name: str) -> int:
     return int(trials.loc[trials["arm"].isin(compared_arms(claim)), "diverged"].sum())
 
 
-def _recalibrated(findings: Findings, name: str) -> Figures:
+def _with_other_statistics(findings: Findings, name: str) -> dict[str, Figures]:
     claim = findings.parameters.claims[name]
-    return recalibrated_effect(claim, name, findings.histories[claim.study], label_columns(findings.parameters, claim.study))
+    trials = whole_histories(findings.parameters, claim.study, findings.histories[claim.study])
+    labels = label_columns(findings.parameters, claim.study)
+    return {statistics: effect_with(statistics, claim, name, trials, labels) for statistics in ("recalibrated", "batch_statistics")}
 
 
 def _describe_scope(findings: Findings) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from claims.parameters import RESULTS, Timing, load_claims
+from claims.parameters import RESULTS, TIMED, Timing, load_claims
 from pipeline.atomic import replacing
 from pipeline.cifar10 import IMAGE_SHAPE
 from pipeline.command import run
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 ARMS = (BASELINE, BATCH_NORM)
 FOLDED = "batch_norm_folded"
-OUTPUT = RESULTS / "timing.csv"
+OUTPUT = RESULTS / f"{TIMED}.csv"
 KINDS = 3  # of work
 SECONDS_BETWEEN_LINES = 15
 

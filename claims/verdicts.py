@@ -12,26 +12,23 @@ import pandas as pd
 
 from claims.contrasts import measures_by_term
 from claims.inference import Effect, judge, judge_timing
-from claims.measure import read_study
 from claims.parameters import EXACT, RESULTS, TIMED, Claim, ClaimsParameters, load_claims
+from claims.phrases import AS_STATED, NOT_AS_STATED, orientation, power_note
+from claims.tables import read_mechanism, read_study, read_timing
 from pipeline.atomic import replacing
 from pipeline.command import run
 from pipeline.notebook_studies import BASELINE, BATCH_NORM
 from pipeline.statistics import summarize_differences
-from pipeline.tables import read_table
 from pipeline.tracking import Ledger
 
-FILES = {TIMED: "timing.csv", EXACT: "mechanisms/working_principle.csv"}
-FILE_COLUMNS = {TIMED: ["what", "arm", "block", "milliseconds"], EXACT: ["check", "layer", "largest_error", "tolerance", "passes"]}
 SIGNIFICANT_DIGITS = 6
 DEFINITION = ("normalized_mean", "normalized_sd", "output_mean", "output_sd")  # checks that make out the exact claim
 
-AS_STATED, NOT_AS_STATED = "true of x̂ only, in training", "not as stated"
 DECLARED = {"says", "study", "metric", "unit", "null_effect", "smallest_effect", "literature", "citation"}
 COLUMNS = (
-    *("id", "says", "kind", "study", "metric", "unit", "null_effect", "smallest_effect", "n", "excluded", "differences"),
-    *("mean", "sd", "low_95", "high_95", "d_z", "p_above", "p_above_holm", "p_below", "p_below_holm", "power", "detectable"),
-    *("verdict", "literature", "citation"),
+    *("id", "says", "kind", "study", "metric", "unit", "null_effect", "smallest_effect", "orientation", "n", "excluded", "differences"),
+    *("mean", "sd", "low_95", "high_95", "d_z", "p_above", "p_above_holm", "p_below", "p_below_holm", "p_reversed_holm"),
+    *("power", "detectable", "power_note", "verdict", "direction", "literature", "citation"),
 )
 
 Row = dict[str, Any]
@@ -53,11 +50,7 @@ def main() -> None:
 def read_measured(parameters: ClaimsParameters, results: Path = RESULTS) -> dict[str, pd.DataFrame]:
     """Read the raw measures of each study's trials, the timings and the checks of the working principle, by study or stage."""
     studies = {name: read_study(name, "trials", ["diverged"], results / "studies") for name in parameters.studies}
-    stages = {
-        stage: read_table(results / file, FILE_COLUMNS[stage], f"run `dvc repro claims/dvc.yaml:{stage}` to make it", {})
-        for stage, file in FILES.items()
-    }
-    return {**studies, **stages}
+    return {**studies, TIMED: read_timing(results), EXACT: read_mechanism("working_principle", results)}
 
 
 def judge_claims(parameters: ClaimsParameters, measured: Mapping[str, pd.DataFrame]) -> list[Row]:
@@ -81,8 +74,8 @@ def judge_claims(parameters: ClaimsParameters, measured: Mapping[str, pd.DataFra
                 judged = {**_describe(effects[name]), **judgements[name]}
             case "explored":
                 judged = {**_describe(effects[name]), **_summarize(effects[name].dropna())}
-        rows.append({"id": name, "kind": claim.kind, **claim.model_dump(include=DECLARED), **judged})
-    return [{column: _rounded(row.get(column)) for column in COLUMNS} for row in rows]
+        rows.append({"id": name, "kind": claim.kind, **_rounded(judged), **claim.model_dump(include=DECLARED), **_in_words(claim, judged)})
+    return [{column: row.get(column) for column in COLUMNS} for row in rows]
 
 
 def find_effects(claim: Claim, name: str, trials: pd.DataFrame) -> "pd.Series[float]":
@@ -90,6 +83,21 @@ def find_effects(claim: Claim, name: str, trials: pd.DataFrame) -> "pd.Series[fl
     weights = [term.weight for term in claim.effect]
     effects: pd.Series[float] = measures_by_term(claim, name, trials).mul(weights).sum(axis="columns", skipna=False)
     return effects
+
+
+def _in_words(claim: Claim, judged: Row) -> Row:
+    tested = claim.kind == "tested"
+    return {
+        "orientation": orientation(claim),
+        "power_note": power_note(judged["power"], judged["detectable"], claim) if tested else None,
+        "direction": _direction(claim, judged.get("mean")),
+    }
+
+
+def _direction(claim: Claim, mean: float | None) -> str | None:
+    if mean is None:
+        return None
+    return claim.if_above if mean > 0 else claim.if_below if mean < 0 else "there was no difference"
 
 
 def _describe(effects: "pd.Series[float]") -> Row:
@@ -104,7 +112,7 @@ def _summarize(effects: "pd.Series[float]") -> Row:
 def _judge_exactly(checks: pd.DataFrame) -> Row:
     """Whether normalized values and outputs are what the definition says; at inference they are not, and need not be."""
     defined = checks[checks["check"].isin(DEFINITION)]
-    as_stated = set(DEFINITION) <= set(defined["check"]) and bool(defined["passes"].astype(str).eq("True").all())
+    as_stated = set(DEFINITION) <= set(defined["check"]) and bool(defined["passes"].eq("True").all())
     return {"verdict": AS_STATED if as_stated else NOT_AS_STATED}
 
 
@@ -115,9 +123,11 @@ def _judge_timing(claim: Claim, timings: pd.DataFrame) -> Row:
     return {"differences": (steps[BATCH_NORM] / steps[BASELINE]).map(math.log).to_dict(), "excluded": [], **asdict(judgement)}
 
 
-def _rounded(value: object) -> object:
-    if isinstance(value, dict):
-        return {str(key): _rounded(item) for key, item in value.items()}
+def _rounded(values: Mapping[Any, Any]) -> Row:
+    return {str(key): _rounded(value) if isinstance(value, dict) else _rounded_number(value) for key, value in values.items()}
+
+
+def _rounded_number(value: object) -> object:
     return float(f"{value:.{SIGNIFICANT_DIGITS}g}") if isinstance(value, float) and math.isfinite(value) else value
 
 

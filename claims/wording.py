@@ -4,24 +4,9 @@ from collections import Counter
 from collections.abc import Iterable
 
 from claims.findings import Verdict
-from claims.phrases import join_words, probability, ranges, threshold
+from claims.phrases import AS_STATED, join_words, probability, ranges, threshold
 from pipeline.wording import MINUS, SPACE
 
-# What a mean above and one below "no difference" is, where a claim has words of its own for it.
-DIRECTIONS = {
-    "B1": ("validation loss changed less from epoch to epoch with BN", "validation loss changed more from epoch to epoch with BN"),
-    "B2a": ("BN came to the level in fewer epochs", "BN took more epochs to the level"),
-    "B2b": ("BN stayed usable up to larger learning rates", "BN stayed usable only up to smaller learning rates"),
-    "B3a": ("at equal training loss, validation loss was lower with BN", "at equal training loss, validation loss was higher with BN"),
-    "B3b": ("BN without dropout validated better than dropout without BN", "BN without dropout validated worse than dropout without BN"),
-    "B4": ("the initial scale mattered less with BN", "the initial scale mattered more with BN"),
-    "I1a": ("training accuracy was higher with BN", "training accuracy was lower with BN"),
-    "I1b": ("validation accuracy was higher with BN", "validation accuracy was lower with BN"),
-    "L1": ("a training step took longer with BN", "a training step took less time with BN"),
-    "L2": ("dropout did less good, or more harm, with BN than without", "dropout did more good, or less harm, with BN than without"),
-    "L3": ("BN lost ground to no BN where batches are tiny", "BN gained ground on no BN where batches are tiny"),
-}
-UNKNOWN_DIRECTION = ("the effect was on the claim's side", "the effect was on the other side")
 VERDICTS = ("supported", "true but negligible", "inconclusive", "refuted", "reversed")
 
 
@@ -44,7 +29,7 @@ def finding(verdict: Verdict, significance: float) -> str:
         return _of_exact(verdict)
     if verdict.mean is None:
         return f"Nothing could be measured: {excluded(verdict)}."
-    direction = DIRECTIONS.get(verdict.id, UNKNOWN_DIRECTION)[verdict.mean < 0] if verdict.mean else "there was no difference"
+    direction = verdict.direction or "there was an effect"
     left_out = f" ({excluded(verdict)})" if verdict.excluded else ""
     return f"{direction[0].upper()}{direction[1:]}: {_certainty(verdict, significance)}{left_out}."
 
@@ -64,8 +49,10 @@ def excluded(verdict: Verdict) -> str:
 
 
 def _of_exact(verdict: Verdict) -> str:
-    if verdict.verdict == "true of x̂ only, in training":
-        return "True of the normalized values, in training; what the layer gives on has mean β and a standard deviation of about γ's size."
+    if verdict.verdict == AS_STATED:
+        return (
+            "True of the normalized values, in training and but for ε; what the layer gives on has mean β and a spread of about γ's size."
+        )
     return "Checked by hand, normalized values and outputs are not what BN's definition says."
 
 
@@ -74,12 +61,14 @@ def _certainty(verdict: Verdict, significance: float) -> str:
         return "explored, not tested"
     if verdict.low_95 is None:
         return "one value cannot tell that from chance"
-    null, smallest = threshold(verdict.null, verdict.unit), threshold(verdict.smallest_effect, verdict.unit)
-    words = _by_margin(null) if verdict.smallest_effect == verdict.null else _by_smallest_effect(verdict, smallest, significance)
+    if verdict.kind == "tested" and verdict.p_above is None:
+        return "without a spread between seeds there is nothing to test it with"
+    words = _by_margin(verdict) if verdict.has_margin else _by_smallest_effect(verdict, significance)
     return words.get(verdict.verdict or "", verdict.verdict or "no verdict")
 
 
-def _by_margin(margin: str) -> dict[str, str]:
+def _by_margin(verdict: Verdict) -> dict[str, str]:
+    margin = threshold(verdict.null, verdict.unit)
     return {
         "supported": f"it keeps within the margin of {margin}",
         "refuted": f"it does not keep within the margin of {margin}",
@@ -88,18 +77,29 @@ def _by_margin(margin: str) -> dict[str, str]:
     }
 
 
-def _by_smallest_effect(verdict: Verdict, smallest: str, significance: float) -> dict[str, str]:
-    found = verdict.p_above_holm is not None and verdict.p_above_holm <= significance
+def _by_smallest_effect(verdict: Verdict, significance: float) -> dict[str, str]:
+    smallest, nothing = threshold(verdict.smallest_effect or 0.0, verdict.unit), _nothing(verdict)
     undecided = f"whether it reaches the {smallest} that matter stays open"
     return {
-        "supported": f"distinguishable from no effect, and at least the {smallest} that matter",
-        "true but negligible": f"distinguishable from no effect, but less than the {smallest} that would matter",
-        "refuted": f"less than the {smallest} that would matter, and not distinguishable from no effect",
+        "supported": f"distinguishable from {nothing}, and at least the {smallest} that matter",
+        "true but negligible": f"distinguishable from {nothing}, but less than the {smallest} that would matter",
+        "refuted": f"less than the {smallest} that would matter, and not distinguishable from {nothing}",
         "reversed": f"the whole 95{SPACE}% interval lies against the claim",
-        "inconclusive": f"distinguishable from no effect, but {undecided}"
-        if found
-        else f"not distinguishable from no effect, and {undecided}",
+        "inconclusive": f"distinguishable from {nothing}, but {undecided}"
+        if _is_above(verdict, significance)
+        else f"not distinguishable from {nothing}, and {undecided}",
     }
+
+
+def _nothing(verdict: Verdict) -> str:
+    return f"an effect of {threshold(verdict.null, verdict.unit)}" if verdict.null else "no effect"
+
+
+def _is_above(verdict: Verdict, significance: float) -> bool:
+    """Whether an effect is known to be above the null effect: by test A, or of times by the interval."""
+    if verdict.kind == "timed":
+        return verdict.low_95 is not None and verdict.low_95 > verdict.null
+    return verdict.p_above_holm is not None and verdict.p_above_holm <= significance
 
 
 def tests(verdict: Verdict) -> str:
@@ -112,38 +112,35 @@ def tests(verdict: Verdict) -> str:
     standardized = "–" if verdict.d_z is None else f"{verdict.d_z:.2f}".replace("-", MINUS)
     raw, corrected = (verdict.p_above, verdict.p_below), (verdict.p_above_holm, verdict.p_below_holm)
     p_above, p_below = (f"p {probability(p)}, corrected p {probability(holm)}" for p, holm in zip(raw, corrected, strict=True))
-    test_b = "" if verdict.smallest_effect == verdict.null else f"Test B, against an effect of {smallest} or more: {p_below}. "
-    return f"Test A, against an effect of {null} or less: {p_above}. {test_b}Standardized effect d_z = {standardized}."
+    turned = f" Test A turned round: corrected p {probability(verdict.p_reversed_holm)}." if verdict.verdict == "reversed" else ""
+    return (
+        f"Test A, against an effect of {null} or less: {p_above}. Test B, against an effect of {smallest} or more: {p_below}."
+        f"{turned} Standardized effect d_z = {standardized}."
+    )
+
+
+MEANINGS = {
+    "supported": "Here the sentence holds, and by an amount that was said beforehand to matter.",
+    "true but negligible": "Here the sentence is true, and so little true that by the measure set beforehand it makes no difference.",
+    "refuted": "Here an effect as large as would matter can be ruled out. A smaller one is not shown, nor is it ruled out.",
+    "reversed": "Here the measurement points the other way: the opposite of the sentence is what was found.",
+    "inconclusive": "These trials do not decide it, which speaks neither for the sentence nor against it.",
+}
+MEANINGS_OF_MARGIN = {
+    "supported": "Here the sentence holds: what is given up, if anything, is less than the margin of {margin}.",
+    "refuted": "Here more is given up than the margin of {margin}: the sentence does not hold.",
+    "reversed": "Here more is given up than the margin of {margin}, and clearly so: the sentence does not hold.",
+    "inconclusive": "These trials do not decide whether more is given up than the margin of {margin}.",
+}
 
 
 def meaning(verdict: Verdict) -> str:
     """What a verdict says of the notebook's sentence, for this network and these data."""
     if verdict.kind == "exact":
         return "A definition can be checked, and was; whether it helps training is what the other claims are about."
-    if verdict.smallest_effect is not None and verdict.smallest_effect == verdict.null:
-        margin = threshold(verdict.null, verdict.unit)
-        words = {"supported": f"Here the sentence holds: what is given up, if anything, is less than the margin of {margin}."}
-    else:
-        words = {"supported": "Here the sentence holds, and by an amount that was said beforehand to matter."}
-    words |= {
-        "true but negligible": "Here the sentence is true, and so little true that by the measure set beforehand it makes no difference.",
-        "refuted": "Here an effect as large as would matter can be ruled out. A smaller one is not shown, nor is it ruled out.",
-        "reversed": "Here the measurement points the other way: the opposite of the sentence is what was found.",
-        "inconclusive": "These trials do not decide it, which speaks neither for the sentence nor against it.",
-    }
-    return words.get(verdict.verdict or "", "Nothing: there is no verdict.")
-
-
-def power(verdict: Verdict) -> str:
-    """What the number of seeds could have found."""
-    parts = []
-    if verdict.power is not None and verdict.smallest_effect is not None:
-        smallest = threshold(verdict.smallest_effect, verdict.unit)
-        parts.append(f"had the true effect been {smallest}, test A would have found it with a power of {verdict.power:.2f}")
-    if verdict.detectable is not None:
-        parts.append(f"with this spread and n, an effect of {threshold(verdict.detectable, verdict.unit)} is found in 80{SPACE}% of cases")
-    text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}." if text else "It needs a spread between seeds, of which there is none to judge by."
+    words = MEANINGS_OF_MARGIN if verdict.has_margin else MEANINGS
+    said = words.get(verdict.verdict or "", "Nothing: there is no verdict.")
+    return said.format(margin=threshold(verdict.null, verdict.unit)) if verdict.has_margin else said
 
 
 def answer(ledger: Iterable[Verdict]) -> str:

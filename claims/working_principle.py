@@ -73,6 +73,7 @@ def _check_outputs(number: int, layer_pass: LayerPass) -> Iterator[Row]:
     sd = np.sqrt(variance / (variance + layer.epsilon))
     yield _row("normalized_mean", number, normalized.mean(axis=0), TOLERANCE)
     yield _row("normalized_sd", number, normalized.std(axis=0) - sd, TOLERANCE)
+    yield _row("normalized_sd_from_1", number, normalized.std(axis=0) - 1)
     yield _row("output_mean", number, outputs.mean(axis=0) - beta, TOLERANCE)
     yield _row("output_sd", number, outputs.std(axis=0) - np.abs(gamma) * sd, TOLERANCE)
     by_hand = gamma * normalize(inputs, inputs.mean(axis=0), variance, layer.epsilon) + beta

@@ -37,7 +37,8 @@ EXPERIMENT = "cifar10-batch-norm"
 EXPERIMENT_NOTE = """Training runs of the Batch Normalization laboratory: one run per trial, seeds apart.
 
 Group by the tag `arm` and the parameter `batch_size` to see mean curves over seeds.
-`val_*_recalibrated`: validation with population statistics in place of BN's moving averages.
+`val_*_recalibrated`: validation with population statistics in place of BN's moving averages; `val_*_batch_statistics`: with
+those of each validation batch, as in training.
 `train_eval_*`: inference mode on 10,000 training images. The runs tagged `kind = report` hold the report,
 those tagged `kind = verdicts` the verdict on each claim."""
 EXPERIMENT_TAGS = {

@@ -87,7 +87,10 @@ def test_one_parameter_chooses_the_extended_set(changed_claims, claims):
         ("studies.learning_rate.grid.learning_rate", [[-1.0]], "studies.learning_rate.grid.learning_rate"),
         ("studies.core.seeds", [[1, 1]], "studies.core.seeds: has a value twice"),
         ("arms.baseline", [{"dropout": 0.5}], "arms.baseline: is declared in params.yaml already"),
-        ("timing.blocks", [0], "timing.blocks"),
+        ("timing.blocks", [2], "timing.blocks"),
+        ("claims.B3a.measure.arms", [["baseline", "batchnorm"]], "claims.B3a.measure.arms: 'batchnorm' is not in studies.core.arms"),
+        ("studies.learning_rate.grid.learning_rate", [[0.1, 0]], "studies.learning_rate.grid"),
+        ("studies.timing", [{"arms": ["baseline"], "grid": {}, "seeds": [0]}], "studies.timing: is the name of a stage"),
         ("common", [{}], "common: extra inputs are not permitted"),
     ],
 )

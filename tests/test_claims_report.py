@@ -70,6 +70,9 @@ def copied(made, tmp_path):
     return shutil.copytree(made, tmp_path / "copy")
 
 
+MARGIN = {"null_effect": -0.01, "smallest_effect": -0.01}
+
+
 def section(markdown, heading):
     after = markdown.partition(f"\n### {heading} ")[2]
     return re.split(r"\n##", after)[0]
@@ -162,6 +165,27 @@ def test_parts_of_the_loss_at_tiny_batches_add_up_to_the_claims_effect(findings)
     assert parts[contrasts.WHOLE].to_dict() == pytest.approx(effects, rel=1e-5)
 
 
+def test_each_part_of_the_loss_at_tiny_batches_is_what_its_statistics_give_back():
+    sizes = pd.MultiIndex.from_product([[2, 32], [0]], names=["batch_size", "seed"])
+    accuracies = pd.DataFrame({"no BN": [0.4, 0.5], "stored": [0.1, 0.5], "unbiased": [0.12, 0.5], "recalibrated": [0.3, 0.5]}, index=sizes)
+    parts = contrasts.split_tiny_batches(accuracies, large=32, tiny=2).iloc[0]
+    assert parts.to_dict() == pytest.approx({"whole": 0.3, "estimator bias": 0.02, "moving-average residual": 0.18, "training damage": 0.1})
+
+
+def test_each_part_of_early_validation_is_what_its_name_says():
+    rows = [
+        {"arm": "baseline", "val_accuracy": 0.40, "train_eval_accuracy": 0.42},
+        {"arm": "batch_norm", "val_accuracy": 0.35, "val_accuracy_recalibrated": 0.45, "train_eval_accuracy_recalibrated": 0.50},
+    ]
+    core = pd.DataFrame(rows).assign(epoch=1, seed=0, diverged=False)
+    core.loc[0, ["val_accuracy_recalibrated", "train_eval_accuracy_recalibrated"]] = [0.40, 0.42]
+    core.loc[1, "train_eval_accuracy"] = 0.44
+    parts = contrasts.split_early_validation(core).iloc[0]
+    assert parts.to_dict() == pytest.approx(
+        {"whole": -0.05, "moving-average lag": -0.10, "generalization gap": -0.05 + 0.02, "training fit": 0.08}
+    )
+
+
 def test_the_fake_effect_is_that_of_the_histories(findings):
     told = chapters.own_error(findings).facts["metrics"]["val_accuracy"]
     history = findings.histories["continued_training"]
@@ -198,16 +222,59 @@ def test_the_break_even_follows_the_intervals(findings, monkeypatch, epochs, ste
         ({"verdict": "reversed", "mean": -0.02}, "lower with BN: the whole 95 % interval lies against the claim"),
         ({"verdict": "inconclusive", "p_above_holm": 0.3}, "not distinguishable from no effect, and whether it reaches"),
         ({"verdict": "inconclusive", "p_above_holm": 0.01}, ": distinguishable from no effect, but whether it reaches"),
+        ({"verdict": "inconclusive", "sd": 0.0, "p_above": None}, "without a spread between seeds there is nothing to test it with"),
+        ({"verdict": "inconclusive", "kind": "timed", "p_above": None}, ": distinguishable from no effect, but whether it reaches"),
+        ({"verdict": "inconclusive", "kind": "timed", "p_above": None, "low_95": -0.01}, "not distinguishable from no effect, and"),
         ({"verdict": "inconclusive", "low_95": None, "n": 1}, "In the only seed, validation accuracy was higher with BN: one value cannot"),
         ({"mean": None, "n": 0, "excluded": [0, 1, 2, 4]}, "Nothing could be measured: seeds 0–2, 4 are left out for want of a measure."),
-        ({"mean": 0.0, "verdict": "refuted"}, "there was no difference: less than"),
-        ({"id": "B9", "verdict": "supported"}, "the effect was on the claim's side"),
+        ({"direction": "there was no difference", "verdict": "refuted"}, "there was no difference: less than"),
+        ({"direction": "the effect was on the claim's side", "verdict": "supported"}, "the effect was on the claim's side"),
+        ({"null_effect": -0.01, "verdict": "supported"}, "distinguishable from an effect of −1.00 points, and at least"),
+        ({"smallest_effect": 0.0, "verdict": "supported"}, "distinguishable from no effect, and at least the 0.00 points that matter"),
         ({"null_effect": -0.01, "smallest_effect": -0.01, "verdict": "supported"}, "it keeps within the margin of −1.00 points"),
     ],
 )
 def test_sentences_follow_from_the_row(findings, changes, expected):
-    row = {**findings.ledger["I1b"].model_dump(), "mean": 0.02, "low_95": 0.01, "high_95": 0.03, **changes}
+    direction = f"validation accuracy was {'lower' if (changes.get('mean') or 0) < 0 else 'higher'} with BN"
+    measured = {"mean": 0.02, "low_95": 0.01, "high_95": 0.03, "direction": direction}
+    row = {**findings.ledger["I1b"].model_dump(), **measured, **changes}
     assert expected in wording.sentence(Verdict.model_validate(row), 0.05).replace(SPACE, " ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "meaning", "test_b"),
+    [
+        ({"verdict": "refuted"}, "as large as would matter can be ruled out", "Test B, against an effect of 1.00 points or more"),
+        ({"verdict": "refuted", **MARGIN}, "more is given up than the margin of −1.00 points", "Test B, against an effect of −1.00 points"),
+        ({"verdict": "supported", **MARGIN}, "less than the margin of −1.00 points", "Test B, against an effect of −1.00 points or more"),
+        ({"verdict": "reversed"}, "points the other way", "Test A turned round: corrected p "),
+    ],
+)
+def test_what_a_verdict_means_follows_from_the_kind_of_claim(findings, changes, meaning, test_b):
+    verdict = Verdict.model_validate({**findings.ledger["I1b"].model_dump(), **changes})
+    assert meaning in wording.meaning(verdict).replace(SPACE, " ")
+    assert test_b in wording.tests(verdict).replace(SPACE, " ")
+
+
+@pytest.mark.parametrize(
+    ("gain", "expected"),
+    [
+        ({"mean": -0.1, "low_95": -0.11, "high_95": -0.09, "n": 5}, "there is no need that BN could reduce"),
+        ({"mean": 0.1, "low_95": 0.09, "high_95": 0.11, "n": 5}, "there is something that BN could spare"),
+        ({"mean": 0.0, "low_95": -0.01, "high_95": 0.01, "n": 5}, "whether this network needs dropout at all stays open"),
+        ({"mean": 0.1, "n": 1}, "whether this network needs dropout at all stays open"),
+    ],
+)
+def test_whether_there_is_a_need_for_dropout_follows_from_the_interval(gain, expected):
+    assert expected in report.render_claims("about_B3b.md", facts={"rate": 0.3, "gain": gain})
+
+
+def test_the_need_for_dropout_is_what_dropout_does_without_batch_normalization(findings):
+    claim = findings.parameters.claims["B3b"]
+    facts = evidence.need_for_dropout(findings, "B3b", claim).facts
+    trials = findings.trials["dropout"].query("arm == 'baseline'").pivot_table(index="seed", columns="dropout", values="B3b")
+    assert facts["rate"] == 0.3
+    assert facts["gain"]["mean"] == pytest.approx((trials[0.3] - trials[0.0]).mean())
 
 
 def test_ratios_and_decades_are_shown_as_such():

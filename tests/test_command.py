@@ -60,6 +60,15 @@ def test_sigterm_is_taken_as_ctrl_c():
     assert left.value.code == 130
 
 
+@pytest.fixture
+def heard():
+    """Interrupts are heard, also where the tests run in the background of a shell, which has them ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_waits_for_the_end_of_a_block_and_a_second_does_not(number):
     ended = []

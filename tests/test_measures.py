@@ -21,7 +21,8 @@ def test_the_mean_of_the_last_epochs():
 def test_the_value_after_an_epoch_or_the_last_of_a_trial_that_diverged_before():
     second = AfterEpoch(kind="after_epoch", column="val_accuracy", epoch=2)
     assert second.of_trial(history([0.1, 0.2, 0.3])) == 0.2
-    assert second.of_trial(history([0.1])) == 0.1
+    assert second.of_trial(history([0.1, math.nan, math.nan])) == 0.1
+    assert math.isnan(second.of_trial(history([math.nan, math.nan])))
 
 
 def test_the_sd_of_changes_counts_from_its_epoch_on():
@@ -38,6 +39,8 @@ def test_the_sd_of_changes_counts_from_its_epoch_on():
         ([0.8, 0.1, 0.1], 1, 0.5),  # from 0.1 before the first epoch
         ([0.3, 0.5, 0.7], 3, 2.5),  # means 0.3, 0.4, 0.5
         ([0.2, 0.3], 1, 3.0),  # not reached: an epoch after the last
+        ([0.4, 0.44, math.nan, math.nan], 1, 5.0),  # diverged before: the same
+        ([0.2, 0.6, math.nan, math.nan], 3, 5.0),  # of two epochs the mean is 0.4, and of the second alone nobody asks
     ],
 )
 def test_epochs_to_reach_an_accuracy(accuracies, mean_of, epochs):

@@ -6,6 +6,7 @@ import tensorflow as tf
 from ruamel.yaml import YAML
 
 from claims import mechanisms, working_principle
+from claims.columns import MECHANISM_COLUMNS
 from claims.discrepancy import Discrepancy
 from claims.parameters import load_claims
 from claims.probed_training import probe_training, train_by_updates
@@ -37,7 +38,7 @@ CHECKS = {
     *("normalized_mean", "normalized_sd", "output_mean", "output_sd", "keras_training_mode", "keras_inference_mode"),
     *("moving_mean", "moving_variance", "backward_pass", "gradient_sum", "folding"),
 }
-SHOWN = {"inference_mean", "inference_sd", "batch_mates"}
+SHOWN = {"normalized_sd_from_1", "inference_mean", "inference_sd", "batch_mates"}
 
 
 def config_of(parameters, arm="batch_norm", **fields):
@@ -247,19 +248,21 @@ def test_the_landscape_of_a_loss_that_is_known():
 
 
 @pytest.mark.parametrize(("optimizer_name", "arm"), [("adam", "batch_norm"), ("adam", "baseline"), ("sgd", "batch_norm")])
-def test_the_landscape_goes_along_the_gradient_and_the_optimizers_step(probed, examples, optimizer_name, arm):
+def test_the_landscape_goes_along_the_optimizers_step_and_as_far_down_the_gradient(probed, examples, optimizer_name, arm):
     model, optimizer, probes = probed(arm, optimizer=optimizer_name, learning_rate=0.01)
     rows = pd.DataFrame(probes.sample()["landscape"]).set_index(["direction", "distance_factor"])
     assert set(rows.index.get_level_values("direction")) == {"gradient", optimizer_name}
     batch = examples[0].first(32)
     differentiate = build_loss_and_gradients(model, batch)
     gradients = differentiate()[1]
+    start = [variable.numpy() for variable in model.trainable_variables]
     with restoring(model.variables):
         optimizer.apply(gradients, model.trainable_variables)
+        length = tf.linalg.global_norm([variable - value for variable, value in zip(model.trainable_variables, start, strict=True)])
         assert rows.loc[(optimizer_name, 1.0), "loss"] == pytest.approx(float(differentiate()[0]), rel=1e-5)
     for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
-        variable.assign(variable - 2 * 0.01 * gradient)
-    assert rows.loc[("gradient", 2.0), "loss"] == pytest.approx(float(differentiate()[0]), rel=1e-5)
+        variable.assign(variable - 2 * length / tf.linalg.global_norm(gradients) * gradient)
+    assert rows.loc[("gradient", 2.0), "loss"] == pytest.approx(float(differentiate()[0]), rel=1e-4)
 
 
 # Training
@@ -384,7 +387,7 @@ def test_the_working_principle_holds_in_a_trained_network(trained, check):
     without_layer = {"batch_mates", "folding"}
     assert set(rows.loc[rows["layer"].isna(), "check"]) == without_layer
     assert (rows[rows["layer"].notna()].groupby("check")["layer"].agg(tuple) == (1.0, 2.0)).all()
-    assert (rows[rows["check"].isin(SHOWN)]["largest_error"] > 0.01).all()
+    assert (rows[rows["check"].isin(SHOWN)].groupby("check")["largest_error"].max() > 0.01).all()
 
 
 @pytest.mark.parametrize(
@@ -458,9 +461,9 @@ def test_the_stage_writes_every_table_and_the_same_bytes_again(project, capfd):
     said = capfd.readouterr().out
     assert "baseline: 1/2 epochs probed, about " in said
     assert "batch_norm: 2/2 epochs probed\n" in said
-    tables = {name: pd.read_csv(folder / f"{name}.csv") for name in mechanisms.COLUMNS}
+    tables = {name: pd.read_csv(folder / f"{name}.csv") for name in MECHANISM_COLUMNS}
     assert set(first) == {f"{name}.csv" for name in tables}
-    assert {name: list(table) for name, table in tables.items()} == mechanisms.COLUMNS
+    assert {name: list(table) for name, table in tables.items()} == MECHANISM_COLUMNS
     assert not any(table.drop(columns=["layer", "tolerance"], errors="ignore").isna().any().any() for table in tables.values())
     assert _levels(tables["units"], "arm", "step", "layer") == (set(ARMS), {0, 1, 3, 7, 14}, {1, 2})
     assert _levels(tables["drift"], "arm", "step", "layer") == (set(ARMS), {1, 3, 7, 14}, {1, 2})
@@ -483,5 +486,12 @@ def _levels(table, *columns) -> tuple[set, ...]:
 def test_batches_larger_than_the_probed_images_are_refused_at_once(project):
     parameters = load_claims()
     too_large = parameters.model_copy(update={"mechanisms": parameters.mechanisms.model_copy(update={"batch_sizes": [2, 81]})})
-    with pytest.raises(PipelineError, match=r"mechanisms\.batch_sizes: 81 is more than the 80 images"):
+    with pytest.raises(PipelineError, match=r"mechanisms\.batch_sizes: 81 is more than mechanisms\.images, 80; "):
         mechanisms.probe_arms(too_large, project / "data/processed")
+
+
+def test_more_images_than_there_are_are_refused_at_once(project):
+    parameters = load_claims()
+    too_many = parameters.model_copy(update={"mechanisms": parameters.mechanisms.model_copy(update={"images": 91})})
+    with pytest.raises(PipelineError, match=r"mechanisms\.images: 91 asked for, and the validation set has 90; ask for fewer"):
+        mechanisms.probe_arms(too_many, project / "data/processed")

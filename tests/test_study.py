@@ -71,8 +71,10 @@ def test_writes_history_metrics_and_weights_of_all_seeds(project):
     history = pd.read_csv(project / "results/history.csv")
     labels = "arm batch_size seed epoch"
     kerass_own = "loss accuracy val_loss val_accuracy"
-    inference_mode = "train_eval_loss train_eval_accuracy val_loss_recalibrated val_accuracy_recalibrated"
-    assert " ".join(history.columns) == f"{labels} {kerass_own} {inference_mode}"
+    inference_mode = "train_eval_loss train_eval_accuracy"
+    recalibrated = "val_loss_recalibrated val_accuracy_recalibrated train_eval_loss_recalibrated train_eval_accuracy_recalibrated"
+    other_statistics = "val_loss_batch_statistics val_accuracy_batch_statistics val_loss_unbiased val_accuracy_unbiased variance_ratio_1"
+    assert " ".join(history.columns) == f"{labels} {kerass_own} {inference_mode} {recalibrated} {other_statistics}"
     assert history[["arm", "batch_size", "seed", "epoch"]].to_numpy().tolist() == [
         ["batch_norm", 32, seed, epoch] for seed in (0, 1) for epoch in (1, 2)
     ]

@@ -19,7 +19,7 @@ from pipeline.model import build_model
 from pipeline.optimizer import build_optimizer
 from pipeline.seeds import data_order
 
-TWO_BLOCKS = Timing(blocks=2, steps_per_leg=3)
+FEW_BLOCKS = Timing(blocks=8, steps_per_leg=3)
 TINY = {"hidden_units": [32, 16], "batch_size": 32, "epochs": 1}
 
 
@@ -40,10 +40,10 @@ def weights_of(model: keras.Sequential) -> list[np.ndarray]:
 
 
 def test_every_arm_has_a_time_for_each_kind_of_work_in_each_block(configs, processed):
-    table = timing.measure(configs, TWO_BLOCKS, processed)
+    table = timing.measure(configs, FEW_BLOCKS, processed)
     arms = ["baseline", "batch_norm"]
     kinds = {"training_step": arms, "forward_and_backward": arms, "inference": [*arms, "batch_norm_folded"]}
-    expected = [(what, arm, block) for what, of_kind in kinds.items() for block in (0, 1) for arm in of_kind]
+    expected = [(what, arm, block) for what, of_kind in kinds.items() for block in range(8) for arm in of_kind]
     assert list(table) == ["what", "arm", "block", "milliseconds"]
     assert list(table[["what", "arm", "block"]].itertuples(index=False, name=None)) == expected
     assert (table["milliseconds"] > 0).all()
@@ -181,9 +181,9 @@ def test_the_folded_network_is_the_one_that_was_trained(configs, examples):
 
 def test_tells_how_long_it_will_take(configs, processed, monkeypatch, capsys):
     monkeypatch.setattr(timing, "SECONDS_BETWEEN_LINES", 0)
-    timing.measure(configs, TWO_BLOCKS, processed)
+    timing.measure(configs, FEW_BLOCKS, processed)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(",")[0] for line in lines] == [f"{done}/6 blocks timed" for done in range(1, 7)]
+    assert [line.split(",")[0] for line in lines] == [f"{done}/24 blocks timed" for done in range(1, 25)]
     assert lines[-1].endswith("about 0 s left")
 
 
@@ -193,7 +193,7 @@ def project(tmp_path, processed):
     yaml = YAML()
     common, claims = (yaml.load(ROOT / path) for path in ("params.yaml", "claims/params.yaml"))
     common["trial"].update(TINY)
-    claims["timing"] = {"blocks": 2, "steps_per_leg": 1}
+    claims["timing"] = {"blocks": 8, "steps_per_leg": 1}
     (tmp_path / "claims").mkdir()
     yaml.dump(common, tmp_path / "params.yaml")
     yaml.dump(claims, tmp_path / "claims/params.yaml")
@@ -208,7 +208,7 @@ def run_stage(project) -> subprocess.CompletedProcess[str]:
 def test_the_stage_writes_its_table_and_what_it_was_measured_on(project):
     done = run_stage(project)
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(pd.read_csv(project / "claims/results/timing.csv")) == 2 * (2 + 2 + 3)
+    assert len(pd.read_csv(project / "claims/results/timing.csv")) == 8 * (2 + 2 + 3)
     assert (project / "claims/results/environment/timing.json").exists()
 
 
