@@ -31,13 +31,6 @@ def finished(history: pd.DataFrame) -> pd.DataFrame:
     return history[~history["diverged"]]
 
 
-def at_last_epoch(history: pd.DataFrame, arm: str) -> pd.DataFrame:
-    """The last epoch of an arm's trials, of those that did not diverge."""
-    trials = finished(history)
-    last: pd.DataFrame = trials[(trials["arm"] == arm) & (trials["epoch"] == history["epoch"].max())]
-    return last
-
-
 def measures_by_term(claim: Claim, name: str, trials: pd.DataFrame) -> pd.DataFrame:
     """Measure of each term of a claim's effect: a row for each seed, a column for each term, in their order."""
     return pd.DataFrame({index: _measures(claim, term, name, trials) for index, term in enumerate(claim.effect)})

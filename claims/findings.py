@@ -83,7 +83,8 @@ class Findings:
     """Everything that was measured, and what was judged of it.
 
     `ledger` holds verdicts by claim; `histories` and `trials` the tables of each study, where a trial that diverged has
-    True in the column `diverged`; `mechanisms` the tables of the probes by name; `training_images` how many there are.
+    True in the column `diverged`; `mechanisms` the tables of the probes by name; `tested` the main pipeline's trials on the
+    test set; `training_images` how many there are.
     """
 
     parameters: ClaimsParameters
@@ -93,6 +94,7 @@ class Findings:
     timing: pd.DataFrame
     mechanisms: dict[str, pd.DataFrame]
     published: pd.DataFrame
+    tested: pd.DataFrame
     training_images: int
 
 
@@ -111,6 +113,7 @@ def read_findings(parameters: ClaimsParameters) -> Findings:
         timing=read_timing(),
         mechanisms={name: read_mechanism(name) for name in MECHANISM_COLUMNS},
         published=read_table(PUBLISHED, PUBLISHED_COLUMNS, "take it back from git", DTYPES),
+        tested=read_table(REPORTS / "test_trials.csv", ["arm", "seed", "accuracy"], "run `dvc repro report` to make it"),
         training_images=sum(read_profile(REPORTS / "data_profile.json", "report")["classes"]["train"].values()),
     )
 

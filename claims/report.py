@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from claims import phrases, wording
-from claims.chapters import CHAPTERS, CORE, Chapter, summary
-from claims.contrasts import at_last_epoch, effect_with
+from claims.chapters import CHAPTERS, Chapter, summary
+from claims.contrasts import effect_with
 from claims.evidence import evidence, levels
 from claims.figures import forest
 from claims.figures_claims import claim_figure, compared_arms, shows_arms, varied_parameter
@@ -187,14 +187,13 @@ def _with_other_statistics(findings: Findings, name: str) -> dict[str, Figures]:
 def _describe_scope(findings: Findings) -> dict[str, Any]:
     parameters = findings.parameters
     config = parameters.trials.trial_config(BASELINE, {}, seed=0)
-    baseline = at_last_epoch(findings.histories[CORE], BASELINE) if CORE in findings.histories else None
     return {
         "config": config,
         "parameters_count": count_parameters(list_layers(config)),
         "images": findings.training_images,
         "trials": sum(study.count_trials() for study in parameters.studies.values()),
         "published": findings.published.to_dict("records"),
-        "reached": summary(baseline["val_accuracy"]) if baseline is not None else {},
+        "reached": summary(findings.tested.loc[findings.tested["arm"] == BASELINE, "accuracy"]),
     }
 
 
