@@ -305,6 +305,9 @@ def test_what_diverged_is_counted_and_left_out_of_means(tmp_path):
     markdown = tell(tmp_path)
     assert "seed 1 is left out for want of a measure" in section(markdown, "B1")
     assert "1 of the trials of these arms diverged" in section(markdown, "I1b")
+    core = findings_in(tmp_path).trials["core"].set_index(["arm", "seed"])
+    assert core.loc[("batch_norm", 1), "epochs_trained"] == 3
+    assert np.exp(core.loc[("batch_norm", 1), "B2a"]) == pytest.approx(21)  # an epoch more than the 20 that it was to have
     assert "| 0.001 | " in section(markdown, "B2b")
     assert " 1/3 |" in section(markdown, "B2b")
     assert "n = 2" not in section(markdown, "B4")
