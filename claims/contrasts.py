@@ -31,9 +31,16 @@ def finished(history: pd.DataFrame) -> pd.DataFrame:
     return history[~history["diverged"]]
 
 
-def measures_by_term(claim: Claim, name: str, trials: pd.DataFrame) -> pd.DataFrame:
-    """Measure of each term of a claim's effect: a row for each seed, a column for each term, in their order."""
-    return pd.DataFrame({index: _measures(claim, term, name, trials) for index, term in enumerate(claim.effect)})
+def measures_by_term(claim: Claim, terms: list[Term], name: str, trials: pd.DataFrame) -> pd.DataFrame:
+    """Measure of each term of an effect: a row for each seed, a column for each term, in their order."""
+    return pd.DataFrame({index: _measures(claim, term, name, trials) for index, term in enumerate(terms)})
+
+
+def weigh(claim: Claim, terms: list[Term], name: str, trials: pd.DataFrame) -> "pd.Series[float]":
+    """Give Σ weight × measure of terms for each seed, NaN where a trial has no such measure, because it diverged."""
+    measures = measures_by_term(claim, terms, name, trials)
+    weighed: pd.Series[float] = measures.mul([term.weight for term in terms]).sum(axis="columns", skipna=False)
+    return weighed
 
 
 def _measures(claim: Claim, term: Term, name: str, trials: pd.DataFrame) -> "pd.Series[float]":
@@ -149,7 +156,8 @@ def by_size_trained_on(continued: pd.DataFrame, sizes: list[int], epochs_each: i
     """Mean over the last epochs at each batch size of models that trained on through `sizes`: seeds down, sizes across."""
     stage = (continued["epoch"] - 1) // epochs_each
     tail = continued.assign(size=stage.map(dict(enumerate(sizes))))[(continued["epoch"] - 1) % epochs_each >= epochs_each - epochs]
-    return tail.pivot_table(index="seed", columns="size", values=column).reindex(columns=sizes)
+    means = tail.groupby(["seed", "size"])[column].apply(lambda values: values.mean())  # as `last_epochs` has it, to the last bit
+    return means.unstack("size").reindex(columns=sizes)  # noqa: PD010 - by size
 
 
 def effect_with(statistics: str, claim: Claim, name: str, trials: list[pd.DataFrame], labels: list[str]) -> Figures:
@@ -162,5 +170,4 @@ def effect_with(statistics: str, claim: Claim, name: str, trials: list[pd.DataFr
         return {}
     otherwise = measure.model_copy(update={"column": f"{measure.column}_{statistics}"})
     rows = [{**{label: trial[label].iloc[0] for label in labels}, name: otherwise.of_trial(trial)} for trial in trials]
-    terms = measures_by_term(claim, name, pd.DataFrame(rows))
-    return interval(sum((term.weight * terms[index] for index, term in enumerate(claim.effect)), start=pd.Series(0.0, index=terms.index)))
+    return interval(weigh(claim, claim.effect, name, pd.DataFrame(rows)))

@@ -83,16 +83,6 @@ def _against_batch_norm(trials: pd.DataFrame, key: str, level: object, arm: str,
     return interval(of_arm - of_batch_norm)
 
 
-def need_for_dropout(findings: Findings, name: str, claim: Claim) -> Chapter | None:
-    """Whether there is a need to reduce: what dropout does for the network without Batch Normalization."""
-    dropped = next((term for term in claim.effect if term.weight < 0 and term.level.get("dropout")), None)
-    if dropped is None or 0.0 not in findings.parameters.studies[claim.study].grid["dropout"]:
-        return None
-    plain = dropped.model_copy(update={"level": {**dropped.level, "dropout": 0.0}})
-    terms = contrasts.measures_by_term(claim.model_copy(update={"effect": [dropped, plain]}), name, findings.trials[claim.study])
-    return Chapter({"rate": dropped.level["dropout"], "gain": interval(terms[0] - terms[1])}, {})
-
-
 def timing(findings: Findings) -> Chapter:
     """How long steps take with and without BN, whole and in parts, and inference with BN folded away."""
     times = findings.timing
@@ -180,7 +170,6 @@ def evidence(findings: Findings, name: str, claim: Claim) -> Chapter | None:
     own: dict[str, Callable[[], Chapter | None]] = {
         "C0": lambda: working_principle(findings),
         "L1": lambda: timing(findings),
-        "B3b": lambda: need_for_dropout(findings, name, claim),
         "L2": lambda: variance_shift(findings, claim.study),
         "L3": lambda: tiny_batches(findings, claim),
     }

@@ -79,10 +79,11 @@ def _limits(scaled: Sequence[dict[str, list[float]]]) -> tuple[float, float]:
 def _draw_row(axes: Axes, values: dict[str, list[float]], row: int, limits: tuple[float, float]) -> None:
     low, high = limits
     axes.plot([min(max(value, low), high) for value in values["interval"]], [row] * len(values["interval"]), color="#222222", linewidth=1.6)
-    inside = [value for value in values["seeds"] if low <= value <= high]
-    axes.plot(inside, [row + 0.22] * len(inside), "o", color="#222222", markersize=3.5, alpha=0.45, markeredgewidth=0)
+    seeds = [min(max(value, low), high) for value in values["seeds"]]
+    axes.plot(seeds, [row + 0.22] * len(seeds), "o", color="#222222", markersize=3.5, alpha=0.45, markeredgewidth=0, clip_on=False)
     for value in values["mean"]:
-        axes.plot(min(max(value, low), high), row, "D", color="#222222", markersize=6, markeredgecolor="white", markeredgewidth=0.8)
+        at = min(max(value, low), high)
+        axes.plot(at, row, "D", color="#222222", markersize=6, markeredgecolor="white", markeredgewidth=0.8, clip_on=False, zorder=3)
     everything = [value for part in values.values() for value in part]
     for edge, far, offset in ((low, min(everything, default=0.0), 0.012), (high, max(everything, default=0.0), -0.012)):
         if far < low if edge == low else far > high:

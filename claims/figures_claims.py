@@ -36,7 +36,7 @@ def claim_figure(claim: Claim, verdict: Verdict, study: Study, history: pd.DataF
             panels[0].set_yscale("log")
             plain_log_ticks(panels[0])
     if by_arm:
-        _draw_arms(panels[1], claim, measures_by_term(claim, verdict.id, trials), study.arms)
+        _draw_arms(panels[1], claim, measures_by_term(claim, claim.effect, verdict.id, trials), study.arms)
     draw_effect(panels[-1], verdict)
     return figure
 

@@ -51,6 +51,7 @@ class Verdict(BaseModel):
     power: float | None
     detectable: float | None
     power_note: str | None
+    premise: dict[str, float] | None
     verdict: str | None
     direction: str | None
     literature: str

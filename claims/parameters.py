@@ -69,6 +69,13 @@ class Term(StrictModel):
     level: dict[str, Any] = Field(default_factory=dict)
 
 
+class Premise(StrictModel):
+    """What a claim takes for granted: an effect, of the claim's own measure, that should be above 0."""
+
+    says: str = Field(min_length=1)
+    effect: list[Term] = Field(min_length=1)
+
+
 class Claim(StrictModel):
     """A sentence of the notebook, its metric, and the smallest effect that would matter.
 
@@ -84,6 +91,7 @@ class Claim(StrictModel):
     measure: Measure | None = None
     across: Across | None = None
     effect: list[Term] = Field(default_factory=list)
+    premise: Premise | None = None
     if_above: str = "the effect was on the claim's side"
     if_below: str = "the effect was on the other side"
     literature: str
@@ -173,12 +181,14 @@ def _check_claim(parameters: ClaimsParameters, claim: Claim, where: str) -> None
     if isinstance(claim.measure, AtMatchedLevel) and (unknown := [arm for arm in claim.measure.arms if arm not in study.arms]):
         raise PipelineError(f"{where}.measure.arms: '{unknown[0]}' is not in studies.{claim.study}.arms")
     _check_across(study, claim, where)
-    for index, term in enumerate(claim.effect):
-        _check_term(study, claim, term, f"{where}.effect.{index}")
+    places = {"effect": claim.effect, "premise.effect": claim.premise.effect if claim.premise else []}
+    for place, terms in places.items():
+        for index, term in enumerate(terms):
+            _check_term(study, claim, term, f"{where}.{place}.{index}")
 
 
 def _check_measured_by_a_stage(claim: Claim, where: str) -> None:
-    if extra := [field for field in ("measure", "across", "effect") if getattr(claim, field)]:
+    if extra := [field for field in ("measure", "across", "effect", "premise") if getattr(claim, field)]:
         raise PipelineError(f"{where}.{extra[0]}: the stage {claim.study} measures this claim by itself; remove it")
     if claim.study == TIMED and claim.smallest_effect is None:
         raise PipelineError(f"{where}.smallest_effect: missing; say from which ratio on, as a natural logarithm, it matters")

@@ -2,7 +2,7 @@
 
 import argparse
 
-from claims.findings import read_ledger
+from claims.findings import read_findings
 from claims.parameters import load_claims
 from claims.report import describe_ledger, render_claims
 from pipeline.command import run
@@ -17,8 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m claims.readme", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the verdicts in the README are not current")
     check = parser.parse_args().check
-    parameters = load_claims()
-    block = render_claims("readme_verdicts.md", **describe_ledger(parameters, read_ledger(parameters)), linked="claims/report/report.md")
+    block = render_claims("readme_verdicts.md", **describe_ledger(read_findings(load_claims())), linked="claims/report/report.md")
     update_readme(BEGIN, END, block, check=check, remedy="run `python -m claims.readme`")
 
 

@@ -14,7 +14,7 @@ from claims.figures import forest
 from claims.figures_claims import claim_figure, compared_arms, shows_arms, varied_parameter
 from claims.findings import Findings, Verdict, read_findings
 from claims.measure import label_columns, whole_histories
-from claims.parameters import ClaimsParameters, load_claims
+from claims.parameters import load_claims
 from pipeline.command import run
 from pipeline.errors import PipelineError
 from pipeline.notebook_studies import BASELINE
@@ -44,6 +44,7 @@ FILTERS = (
     wording.excluded,
     wording.finding,
     wording.meaning,
+    wording.premise,
     wording.sentence,
     wording.tests,
 )
@@ -71,7 +72,7 @@ def make_report(findings: Findings) -> dict[str, str]:
     for chapter in (*chapters.values(), *behind.values()):
         svgs |= chapter.figures if chapter else {}
     context = {
-        **describe_ledger(findings.parameters, findings.ledger),
+        **describe_ledger(findings),
         **_describe_claims(findings, behind),
         **_describe_scope(findings),
         **{name: chapter.facts if chapter else None for name, chapter in chapters.items()},
@@ -116,13 +117,17 @@ def plotted(ledger: Mapping[str, Verdict]) -> list[Verdict]:
     return [verdict for verdict in ledger.values() if verdict.kind in ("tested", "timed") and verdict.smallest_effect is not None]
 
 
-def describe_ledger(parameters: ClaimsParameters, ledger: Mapping[str, Verdict]) -> dict[str, Any]:
+def describe_ledger(findings: Findings) -> dict[str, Any]:
     """Collect what the ledger's templates speak of."""
+    parameters, ledger = findings.parameters, findings.ledger
+    otherwise = {name: _with_other_statistics(findings, name) for name, claim in parameters.claims.items() if claim.kind == "tested"}
     judged = [verdict for verdict in ledger.values() if verdict.kind != "explored"]
     return {
         "parameters": parameters,
         "significance": parameters.significance,
         "answer": wording.answer(judged),
+        "answer_by_averages": wording.answer_by_averages(judged, {name: effects["recalibrated"] for name, effects in otherwise.items()}),
+        "otherwise": otherwise,
         "judged": judged,
         "plotted": plotted(ledger),
         "kinds": {verdict.kind for verdict in judged},
@@ -167,7 +172,6 @@ def _describe_claims(findings: Findings, behind: Mapping[str, Chapter | None]) -
         "compared_arms": {name: compared_arms(claim) for name, claim in claims.items()},
         "diverged": {name: _count_diverged(findings, name) for name, claim in claims.items() if claim.effect},
         "levels": {name: levels(findings, name, claim) for name, claim in claims.items() if claim.kind == "tested"},
-        "otherwise": {name: _with_other_statistics(findings, name) for name, claim in claims.items() if claim.kind == "tested"},
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from claims.contrasts import measures_by_term
+from claims.contrasts import interval, weigh
 from claims.inference import Effect, judge, judge_timing
 from claims.parameters import EXACT, RESULTS, TIMED, Claim, ClaimsParameters, load_claims
 from claims.phrases import AS_STATED, NOT_AS_STATED, orientation, power_note
@@ -28,7 +28,7 @@ DECLARED = {"says", "study", "metric", "unit", "null_effect", "smallest_effect",
 COLUMNS = (
     *("id", "says", "kind", "study", "metric", "unit", "null_effect", "smallest_effect", "orientation", "n", "excluded", "differences"),
     *("mean", "sd", "low_95", "high_95", "d_z", "p_above", "p_above_holm", "p_below", "p_below_holm", "p_reversed_holm"),
-    *("power", "detectable", "power_note", "verdict", "direction", "literature", "citation"),
+    *("power", "detectable", "power_note", "premise", "verdict", "direction", "literature", "citation"),
 )
 
 Row = dict[str, Any]
@@ -56,7 +56,7 @@ def read_measured(parameters: ClaimsParameters, results: Path = RESULTS) -> dict
 def judge_claims(parameters: ClaimsParameters, measured: Mapping[str, pd.DataFrame]) -> list[Row]:
     """Give one row for each claim, in the order of their declaration; what does not exist is None."""
     on_studies = {name: claim for name, claim in parameters.claims.items() if claim.effect}
-    effects = {name: find_effects(claim, name, measured[claim.study]) for name, claim in on_studies.items()}
+    effects = {name: weigh(claim, claim.effect, name, measured[claim.study]) for name, claim in on_studies.items()}
     tested = {
         name: Effect(effects[name].dropna(), claim.null_effect, claim.smallest_effect)
         for name, claim in on_studies.items()
@@ -74,15 +74,11 @@ def judge_claims(parameters: ClaimsParameters, measured: Mapping[str, pd.DataFra
                 judged = {**_describe(effects[name]), **judgements[name]}
             case "explored":
                 judged = {**_describe(effects[name]), **_summarize(effects[name].dropna())}
-        rows.append({"id": name, "kind": claim.kind, **_rounded(judged), **claim.model_dump(include=DECLARED), **_in_words(claim, judged)})
+        if claim.premise:
+            judged["premise"] = interval(weigh(claim, claim.premise.effect, name, measured[claim.study]))
+        declared = claim.model_dump(include=DECLARED)
+        rows.append({"id": name, "kind": claim.kind, **_rounded(judged), **declared, **_in_words(claim, judged)})
     return [{column: row.get(column) for column in COLUMNS} for row in rows]
-
-
-def find_effects(claim: Claim, name: str, trials: pd.DataFrame) -> "pd.Series[float]":
-    """Give Σ weight × measure for each seed, NaN where a trial has no such measure, because it diverged."""
-    weights = [term.weight for term in claim.effect]
-    effects: pd.Series[float] = measures_by_term(claim, name, trials).mul(weights).sum(axis="columns", skipna=False)
-    return effects
 
 
 def _in_words(claim: Claim, judged: Row) -> Row:

@@ -1,11 +1,12 @@
 """How verdicts are put into words: every sentence follows from its numbers, and says no more than they do."""
 
+import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from claims.findings import Verdict
-from claims.phrases import AS_STATED, join_words, probability, ranges, threshold
-from pipeline.wording import MINUS, SPACE
+from claims.phrases import AS_STATED, effect, join_words, probability, ranges, threshold
+from pipeline.wording import MINUS, SPACE, Figures
 
 VERDICTS = ("supported", "true but negligible", "inconclusive", "refuted", "reversed")
 
@@ -31,7 +32,24 @@ def finding(verdict: Verdict, significance: float) -> str:
         return f"Nothing could be measured: {excluded(verdict)}."
     direction = verdict.direction or "there was an effect"
     left_out = f" ({excluded(verdict)})" if verdict.excluded else ""
-    return f"{direction[0].upper()}{direction[1:]}: {_certainty(verdict, significance)}{left_out}."
+    doubt = f" {premise(verdict)}" if verdict.premise and not _premise_holds(verdict) else ""
+    return f"{direction[0].upper()}{direction[1:]}: {_certainty(verdict, significance)}{left_out}.{doubt}"
+
+
+def premise(verdict: Verdict) -> str:
+    """Whether what a claim takes for granted holds, by its interval; "" if it takes nothing for granted."""
+    if not verdict.premise:
+        return ""
+    found = effect(verdict.premise, verdict.unit)
+    if _premise_holds(verdict):
+        return f"That holds: {found}."
+    if verdict.premise.get("high_95", 0.0) < 0:
+        return f"But its premise fails, {found}: the verdict stands as announced, and says little of the sentence."
+    return f"But whether its premise holds stays open, {found}."
+
+
+def _premise_holds(verdict: Verdict) -> bool:
+    return bool(verdict.premise) and (verdict.premise or {}).get("low_95", 0.0) > 0
 
 
 def _units(verdict: Verdict) -> str:
@@ -85,10 +103,17 @@ def _by_smallest_effect(verdict: Verdict, significance: float) -> dict[str, str]
         "true but negligible": f"distinguishable from {nothing}, but less than the {smallest} that would matter",
         "refuted": f"less than the {smallest} that would matter, and not distinguishable from {nothing}",
         "reversed": f"the whole 95{SPACE}% interval lies against the claim",
-        "inconclusive": f"distinguishable from {nothing}, but {undecided}"
-        if _is_above(verdict, significance)
-        else f"not distinguishable from {nothing}, and {undecided}",
+        "inconclusive": f"{_distinguished(verdict, significance)}{undecided}",
     }
+
+
+def _distinguished(verdict: Verdict, significance: float) -> str:
+    nothing = _nothing(verdict)
+    if _is_above(verdict, significance):
+        return f"distinguishable from {nothing}, but "
+    if verdict.low_95 is not None and verdict.low_95 > verdict.null:
+        return f"by itself distinguishable from {nothing}, but not among this many claims, and "
+    return f"not distinguishable from {nothing}, and "
 
 
 def _nothing(verdict: Verdict) -> str:
@@ -146,12 +171,29 @@ def meaning(verdict: Verdict) -> str:
 def answer(ledger: Iterable[Verdict]) -> str:
     """The whole ledger in one sentence, made from counts of verdicts."""
     judged = [verdict for verdict in ledger if verdict.kind != "explored"]
-    names = {found: [row.id for row in judged if row.verdict == found] for found in Counter(row.verdict for row in judged)}
-    order = sorted(names, key=lambda found: VERDICTS.index(found) if found in VERDICTS else len(VERDICTS))
-    counts = [f"{len(names[found])} {_be(found, names[found])} ({', '.join(names[found])})" for found in order]
-    return f"Of {len(judged)} claims, {join_words(counts)}."
+    said = {found: [row.says for row in judged if row.verdict == found] for found in Counter(row.verdict for row in judged)}
+    order = sorted(said, key=lambda found: VERDICTS.index(found) if found in VERDICTS else len(VERDICTS))
+    counts = [f"{len(said[found])} {_be(found, said[found])} ({'; '.join(said[found])})" for found in order]
+    return f"Of {len(judged)} claims that BN …, {join_words(counts)}."
 
 
-def _be(found: str | None, names: list[str]) -> str:
-    verb = "is" if len(names) == 1 else "are"
+def _be(found: str | None, said: list[str]) -> str:
+    verb = "is" if len(said) == 1 else "are"
     return f"{verb} {found or 'without a verdict'}"
+
+
+def answer_by_averages(ledger: Iterable[Verdict], recalibrated: Mapping[str, Figures]) -> str:
+    """Which claims only fall short with the moving averages that BN stores; "" if there is none.
+
+    `recalibrated` are effects, by claim, as they would be with statistics of the training images.
+    """
+    short = [verdict for verdict in ledger if verdict.kind == "tested" and verdict.verdict != "supported" and not verdict.has_margin]
+    lowest = {verdict.id: recalibrated.get(verdict.id, {}).get("low_95", -math.inf) for verdict in short}
+    turned = [verdict.says for verdict in short if lowest[verdict.id] > (verdict.smallest_effect or 0.0)]
+    if not turned:
+        return ""
+    return (
+        f"Much of this is the moving averages' doing: with statistics recalibrated on training images in their place, the whole "
+        f"95{SPACE}% interval would lie above the smallest effect that matters for {len(turned)} more ({'; '.join(turned)}); "
+        "that is explored, not tested."
+    )

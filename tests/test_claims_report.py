@@ -81,7 +81,7 @@ def section(markdown, heading):
 def test_the_first_screen_answers_with_counts_and_the_ledger(markdown, findings):
     first = markdown.partition("\n## ")[0]
     verdicts = [verdict.verdict for verdict in findings.ledger.values() if verdict.kind != "explored"]
-    assert f"Of {len(verdicts)} claims, {verdicts.count('supported')} are supported (B2a, " in first
+    assert f"Of {len(verdicts)} claims that BN …, {verdicts.count('supported')} are supported (accelerates convergence; " in first
     assert "](figures/ledger.svg)" in first
     for verdict in findings.ledger.values():
         assert (f"| [{verdict.id}](#" in first) == (verdict.kind != "explored")
@@ -220,7 +220,8 @@ def test_the_break_even_follows_the_intervals(findings, monkeypatch, epochs, ste
         ({"verdict": "true but negligible"}, "but less than the 1.00 points that would matter"),
         ({"verdict": "refuted"}, "less than the 1.00 points that would matter, and not distinguishable from no effect"),
         ({"verdict": "reversed", "mean": -0.02}, "lower with BN: the whole 95 % interval lies against the claim"),
-        ({"verdict": "inconclusive", "p_above_holm": 0.3}, "not distinguishable from no effect, and whether it reaches"),
+        ({"verdict": "inconclusive", "p_above_holm": 0.3}, "by itself distinguishable from no effect, but not among this many claims, and"),
+        ({"verdict": "inconclusive", "p_above_holm": 0.3, "low_95": -0.1}, "not distinguishable from no effect, and whether it reaches"),
         ({"verdict": "inconclusive", "p_above_holm": 0.01}, ": distinguishable from no effect, but whether it reaches"),
         ({"verdict": "inconclusive", "sd": 0.0, "p_above": None}, "without a spread between seeds there is nothing to test it with"),
         ({"verdict": "inconclusive", "kind": "timed", "p_above": None}, ": distinguishable from no effect, but whether it reaches"),
@@ -257,24 +258,32 @@ def test_what_a_verdict_means_follows_from_the_kind_of_claim(findings, changes, 
 
 
 @pytest.mark.parametrize(
-    ("gain", "expected"),
+    ("premise", "told", "in_ledger"),
     [
-        ({"mean": -0.1, "low_95": -0.11, "high_95": -0.09, "n": 5}, "there is no need that BN could reduce"),
-        ({"mean": 0.1, "low_95": 0.09, "high_95": 0.11, "n": 5}, "there is something that BN could spare"),
-        ({"mean": 0.0, "low_95": -0.01, "high_95": 0.01, "n": 5}, "whether this network needs dropout at all stays open"),
-        ({"mean": 0.1, "n": 1}, "whether this network needs dropout at all stays open"),
+        ({"mean": -0.1, "low_95": -0.11, "high_95": -0.09, "n": 5}, "But its premise fails, −10.00 points", True),
+        ({"mean": 0.1, "low_95": 0.09, "high_95": 0.11, "n": 5}, "That holds: +10.00 points", False),
+        ({"mean": 0.0, "low_95": -0.01, "high_95": 0.01, "n": 5}, "whether its premise holds stays open", True),
+        ({"mean": 0.1, "n": 1}, "whether its premise holds stays open", True),
     ],
 )
-def test_whether_there_is_a_need_for_dropout_follows_from_the_interval(gain, expected):
-    assert expected in report.render_claims("about_B3b.md", facts={"rate": 0.3, "gain": gain})
+def test_whether_a_premise_holds_is_told_and_a_doubt_stands_in_the_ledger(findings, premise, told, in_ledger):
+    verdict = findings.ledger["B3b"].model_copy(update={"premise": premise})
+    assert told in wording.premise(verdict).replace(SPACE, " ")
+    assert (wording.premise(verdict) in wording.finding(verdict, 0.05)) == in_ledger
 
 
-def test_the_need_for_dropout_is_what_dropout_does_without_batch_normalization(findings):
-    claim = findings.parameters.claims["B3b"]
-    facts = evidence.need_for_dropout(findings, "B3b", claim).facts
+def test_the_premise_of_a_claim_is_weighed_as_its_effect_is(findings):
     trials = findings.trials["dropout"].query("arm == 'baseline'").pivot_table(index="seed", columns="dropout", values="B3b")
-    assert facts["rate"] == 0.3
-    assert facts["gain"]["mean"] == pytest.approx((trials[0.3] - trials[0.0]).mean())
+    assert findings.ledger["B3b"].premise["mean"] == pytest.approx((trials[0.3] - trials[0.0]).mean(), rel=1e-5)
+
+
+def test_what_only_the_moving_averages_spoil_is_named(findings):
+    short = findings.ledger["I1b"].model_copy(update={"verdict": "refuted"})
+    assert wording.answer_by_averages([short], {"I1b": {"mean": 0.03, "low_95": 0.009}}) == ""
+    said = wording.answer_by_averages([short], {"I1b": {"mean": 0.03, "low_95": 0.02}})
+    assert "for 1 more (gives higher validation accuracy); that is explored, not tested" in said
+    supported = short.model_copy(update={"verdict": "supported"})
+    assert wording.answer_by_averages([supported], {"I1b": {"mean": 0.03, "low_95": 0.02}}) == ""
 
 
 def test_ratios_and_decades_are_shown_as_such():

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from claims.contrasts import weigh
 from claims.parameters import load_claims
-from claims.verdicts import DEFINITION, as_files, as_table, find_effects, judge_claims
+from claims.verdicts import DEFINITION, as_files, as_table, judge_claims
 from pipeline.wording import MINUS, SPACE
 from tests.conftest import ROOT
 
@@ -54,14 +55,14 @@ def row_of(rows, name) -> dict:
 def test_an_effect_is_the_weighted_sum_of_its_trials_within_a_seed(claims):
     weights = {("baseline", 32): 1, ("batch_norm", 32): 10, ("baseline", 2): 100, ("batch_norm", 2): 1000}
     trials = measured_trials(claims, "tiny_batches", lambda _, arm, level, seed: weights.get((arm, level["batch_size"]), 0) * (seed + 1))
-    effects = find_effects(claims.claims["L3"], "L3", trials)
+    effects = weigh(claims.claims["L3"], claims.claims["L3"].effect, "L3", trials)
     assert effects.to_dict() == {seed: (10 - 1 - 1000 + 100) * (seed + 1) for seed in range(5)}
 
 
 def test_an_effect_across_levels_takes_them_together(claims):
     accuracy = {("baseline", 0.01): 0.1, ("baseline", 10.0): 0.2, ("batch_norm", 0.01): 0.35, ("batch_norm", 10.0): 0.45}
     trials = measured_trials(claims, "initialization", lambda _, arm, level, seed: accuracy.get((arm, level["kernel_gain"]), 0.4))
-    assert find_effects(claims.claims["B4"], "B4", trials).tolist() == pytest.approx([(0.4 - 0.1) - (0.45 - 0.35)] * 5)
+    assert weigh(claims.claims["B4"], claims.claims["B4"].effect, "B4", trials).tolist() == pytest.approx([(0.4 - 0.1) - (0.45 - 0.35)] * 5)
 
 
 def test_every_claim_has_a_row_in_the_order_of_declaration(claims, measured):
