@@ -35,7 +35,7 @@ Row = dict[str, Any]
 
 
 def main() -> None:
-    """Judge every claim, write claims/results/verdicts.json and .csv, and log them to MLflow."""
+    """Judge every claim, write claims/results/verdicts.json and .csv and effects.json, and log the verdicts to MLflow."""
     argparse.ArgumentParser(prog="python -m claims.verdicts", description=__doc__).parse_args()
     parameters = load_claims()
     rows = judge_claims(parameters, read_measured(parameters))
@@ -128,9 +128,11 @@ def _rounded_number(value: object) -> object:
 
 
 def as_files(parameters: ClaimsParameters, rows: list[Row]) -> dict[str, str]:
-    """Give the files of the verdicts, and their texts."""
+    """Give the files of the verdicts, and their texts; `effects.json` is what DVC compares as metrics, and so without lists."""
     document = {"set": parameters.set, "significance": parameters.significance, "claims": rows}
+    effects = {row["id"]: {name: row[name] for name in ("verdict", "mean") if row[name] is not None} for row in rows}
     return {
+        "effects.json": json.dumps(effects, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
         "verdicts.json": json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
         "verdicts.csv": as_table(rows).to_csv(index=False, lineterminator="\n"),
     }

@@ -65,6 +65,7 @@ def test_a_reader_who_disagrees_judges_anew_on_a_fresh_clone_without_data(labora
     assert {"verdicts", "report"} <= run
     assert not [stage for stage in run if stage.startswith(("study", "timing", "mechanisms", "fetch", "preprocess"))]
     assert verdicts_of(fresh)["I1b"]["smallest_effect"] == 0.5
+    assert '"verdict"' in fresh.run("dvc", "metrics", "show", "--json", "claims/results/effects.json").stdout
     assert verdicts_of(fresh)["I1b"]["mean"] == verdicts_of(laboratory)["I1b"]["mean"]
     assert stale_stages(fresh.root, CLAIMS) == {}
 

@@ -132,6 +132,7 @@ def test_the_files_are_strict_json_and_a_flat_table(claims, measured):
     rows = judge_claims(claims, measured)
     files = as_files(claims, rows)
     assert json.loads(files["verdicts.json"], parse_constant=pytest.fail)["claims"] == rows
+    assert json.loads(files["effects.json"])["I1b"] == {"verdict": "supported", "mean": row_of(rows, "I1b")["mean"]}
     table = as_table(rows)
     assert table.set_index("id").loc["I1b", "differences"].startswith("0: 0.1; 1: 0.102")
     assert files["verdicts.csv"].count("\n") == len(rows) + 1
