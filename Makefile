@@ -44,7 +44,7 @@ repro: setup ## fetch, train, evaluate and report whatever is not up to date
 	@python -m pipeline.readme
 
 .PHONY: claims
-claims: setup ## measure what the notebook claims, after `make repro`: study by study, verdicts, report (half an hour)
+claims: setup ## measure what the notebook claims, after `make repro`: study by study, verdicts, report (half an hour and more)
 	@python -m claims.parameters
 	@dvc repro claims/dvc.yaml
 	@python -m claims.readme
