@@ -63,6 +63,10 @@ demo: setup ## the whole pipeline, shrunken, in a throw-away copy (.demo)
 test: setup ## run the tests
 	@python -m pytest
 
+.PHONY: test-laboratory
+test-laboratory: setup ## run the tests that measure claims on synthetic data, from training to report (five minutes)
+	@python -m pytest -m laboratory
+
 .PHONY: resilience
 resilience: setup ## kill, cut off and fill up whatever can be (a quarter of an hour); puts the counts into the README
 	@python -m pytest -m "resilience or reliability" -n 2 --dist loadfile --junitxml=resilience.xml

@@ -213,6 +213,7 @@ SPOILT = {
 }
 
 
+@pytest.mark.laboratory
 @pytest.mark.parametrize("spoilt", SPOILT.values(), ids=SPOILT)
 def test_make_check_names_what_is_spoilt_and_nothing_else(laboratory, tmp_path, spoilt):
     fresh = clone_of(laboratory, tmp_path)

@@ -13,6 +13,8 @@ from checks.clone import Clone
 from checks.lock import CLAIMS, stale_stages
 from tests.test_pipeline import runs_of, stages_run
 
+pytestmark = pytest.mark.laboratory
+
 
 def verdicts_of(project: Clone) -> dict[str, dict]:
     return {row["id"]: row for row in json.loads((project.root / "claims/results/verdicts.json").read_text())["claims"]}

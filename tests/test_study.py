@@ -29,7 +29,7 @@ from pipeline.study import run_cell
 from pipeline.tracking import Ledger
 from pipeline.trial_key import trial_key
 from pipeline.trial_result import DIVERGED_LOSS, diverged, result_of, save_result
-from tests.conftest import ROOT, kill_workers
+from tests.conftest import ROOT, kill_workers, stage_environment
 
 
 @pytest.fixture(autouse=True)
@@ -268,7 +268,7 @@ def test_ctrl_c_ends_runs_and_workers_and_keeps_what_has_finished(project):
     change("studies", "train", seeds=[0, 1, 2, 3])
     change("trial", epochs=60, batch_size=4)
     command = [sys.executable, "-u", "-m", "pipeline.train", "baseline"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRIAL_WORKERS": "2"}
+    environment = stage_environment(TRIAL_WORKERS="2")
     stage = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
     assert any("finished (1/4 trials)" in line for line in stage.stdout)
     workers = psutil.Process(stage.pid).children(recursive=True)
@@ -291,8 +291,8 @@ def test_a_killed_stage_goes_on_where_it_stopped(project):
     """SIGKILL of everything in mid-trial; then the same bytes as undisturbed, and nothing left over."""
     change("trial", epochs=40, batch_size=4)
     command = [sys.executable, "-u", "-m", "pipeline.train", "baseline"]
-    temporary = tempfile.mkdtemp()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRIAL_WORKERS": "1", "TMPDIR": temporary}
+    temporary = tempfile.mkdtemp(dir="/tmp")
+    environment = stage_environment(TRIAL_WORKERS="1", TMPDIR=temporary)
     stage = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert any("baseline-b4-s0 finished" in line for line in stage.stdout)
     os.killpg(stage.pid, signal.SIGKILL)

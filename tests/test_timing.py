@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from pipeline.folding import fold_batch_normalization
 from pipeline.model import build_model
 from pipeline.optimizer import build_optimizer
 from pipeline.seeds import data_order
+from tests.conftest import stage_environment
 
 FEW_BLOCKS = Timing(blocks=8, steps_per_leg=3)
 TINY = {"hidden_units": [32, 16], "batch_size": 32, "epochs": 1}
@@ -202,7 +202,7 @@ def project(tmp_path, processed):
 
 def run_stage(project) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "claims.timing"]
-    return subprocess.run(command, cwd=project, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    return subprocess.run(command, cwd=project, env=stage_environment(), capture_output=True, text=True)
 
 
 def test_the_stage_writes_its_table_and_what_it_was_measured_on(project):
