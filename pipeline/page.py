@@ -30,39 +30,50 @@ def make_page(markdown: str, figures: Mapping[str, str]) -> str:
 
 
 def _to_mathml(latex: str, options: dict[str, Any]) -> str:
-    return convert(latex, display="block" if options["display_mode"] else "inline")
+    if not options["display_mode"]:
+        return convert(latex, display="inline")
+    return f'<div class="formula" role="group" aria-label="Formula" tabindex="0">{convert(latex, display="block")}</div>'
 
 
 def _with_captions(tokens: Sequence[Token]) -> Iterator[Token]:
     """Make a paragraph `**Table …` before a table its caption, and one `**Figure …` after an image the image's.
 
-    Each table also gets a box of its own, in which it can be scrolled by hand or by keyboard.
+    Each table and image also gets a box of its own, in which it can be scrolled by hand or by keyboard.
     """
     index = tables = 0
     while index < len(tokens):
         token, following = tokens[index], tokens[index + PARAGRAPH : index + 2 * PARAGRAPH]
         if _starts_with(tokens[index:], "**Table ") and following and following[0].type == "table_open":
             tables += 1
-            attributes = {"class": "table", "role": "region", "tabindex": "0", "aria-labelledby": f"table-{tables}"}
-            yield Token("box_open", "div", 1, attrs=dict(attributes), block=True)
+            yield _box_open({"class": "table", "role": "region", "aria-labelledby": f"table-{tables}"})
             yield following[0]
             yield from _wrapped(tokens[index + 1], "caption", {"id": f"table-{tables}"})
             index += PARAGRAPH + 1
         elif _starts_with(tokens[index:], "![") and _starts_with(following, "**Figure "):
             yield Token("figure_open", "figure", 1, block=True)
+            yield _box_open({"class": "picture", "role": "group", "aria-label": following[1].content.split(".")[0].strip("*")})
             yield tokens[index + 1]
+            yield _box_close()
             yield from _wrapped(following[1], "figcaption", {})
             yield Token("figure_close", "figure", -1, block=True)
             index += 2 * PARAGRAPH
         else:
             yield token
             if token.type == "table_close":
-                yield Token("box_close", "div", -1, block=True)
+                yield _box_close()
             index += 1
 
 
 def _starts_with(tokens: Sequence[Token], text: str) -> bool:
     return len(tokens) >= PARAGRAPH and tokens[0].type == "paragraph_open" and tokens[1].content.startswith(text)
+
+
+def _box_open(attributes: Mapping[str, str | int | float]) -> Token:
+    return Token("box_open", "div", 1, attrs={**attributes, "tabindex": "0"}, block=True)
+
+
+def _box_close() -> Token:
+    return Token("box_close", "div", -1, block=True)
 
 
 def _wrapped(inline: Token, tag: str, attributes: dict[str, str | int | float]) -> Iterator[Token]:
