@@ -9,12 +9,11 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from claims.findings import Verdict
 from claims.phrases import amount, threshold
 from pipeline.notebook_studies import BASELINE, BATCH_NORM
-from pipeline.plotting import ARM_COLOURS, GREY, colour_of, ink
+from pipeline.plotting import ARM_COLOURS, GREY, colour_of, ink, scale_by_ratios
 
 WIDTH = 8.2  # inches, as in the project's other figures
 COLOURS = (*ARM_COLOURS, "#009E73", "#CC79A7", "#E69F00")
@@ -54,7 +53,7 @@ def forest(ledger: Sequence[Verdict]) -> Figure:
     axes.set(xlim=limits, ylim=(len(ledger) - 0.4, -0.6), xlabel="effect, in units of the smallest that matters (0: none, 1: just matters)")
     axes.grid(visible=True, axis="x")
     axes.grid(visible=False, axis="y")
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=9)  # beside a mean at the edge
     axes.spines["left"].set_visible(False)
     return figure
 
@@ -102,7 +101,7 @@ def _row_label(verdict: Verdict) -> str:
 
 def _write_verdict(axes: Axes, verdict: Verdict, row: int) -> None:
     text, colour = verdict.verdict or "no verdict", VERDICT_COLOURS.get(verdict.verdict or "", GREY)
-    axes.text(1.015, row, text, transform=axes.get_yaxis_transform(), va="center", color=ink(colour), fontweight="bold")
+    axes.text(1.025, row, text, transform=axes.get_yaxis_transform(), va="center", color=ink(colour), fontweight="bold")
 
 
 def draw_effect(axes: Axes, verdict: Verdict) -> None:
@@ -117,8 +116,7 @@ def draw_effect(axes: Axes, verdict: Verdict) -> None:
         axes.plot(0.25, _natural(verdict.mean, verdict.unit, scale), "D", color="#222222", markersize=6, markeredgecolor="white")
         axes.text(0.4, _natural(verdict.mean, verdict.unit, scale), amount(verdict.mean, verdict.unit), va="center", size=8)
     if verdict.unit == "log_ratio":
-        axes.set_yscale("log")
-        plain_log_ticks(axes)
+        scale_by_ratios(axes)
     axes.axhline(_natural(verdict.null, verdict.unit, scale), color=GREY, linewidth=0.9)
     if verdict.smallest_effect is not None:
         axes.axhline(_natural(verdict.smallest_effect, verdict.unit, scale), color=GREY, linewidth=0.9, linestyle=":")
@@ -130,14 +128,6 @@ EFFECT_LABELS = {"accuracy": "percentage points", "nats": "nats", "decades": "de
 
 def _natural(value: float, unit: str, scale: float) -> float:
     return math.exp(value) if unit == "log_ratio" else scale * value
-
-
-def plain_log_ticks(axes: Axes) -> None:
-    """Write few ticks of a logarithmic vertical axis, as plain numbers."""
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(MaxNLocator(5) if high < 4 * low else LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def plot_band(axes: Axes, intervals: pd.DataFrame, colour: str) -> None:

@@ -8,14 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from claims.contrasts import as_read, finished, measures_by_term, of_claim
-from claims.figures import WIDTH, arm_colour, draw_effect, plain_log_ticks
+from claims.figures import WIDTH, arm_colour, draw_effect
 from claims.findings import Verdict
 from claims.measures import AtMatchedLevel, LogEpochsToReach, LogSDOfChanges
 from claims.parameters import Claim
 from claims.phrases import arm_name, column_label
 from pipeline.notebook_studies import BASELINE
 from pipeline.parameters import Study
-from pipeline.plotting import GREY, ink, label_ends, plot_seeds
+from pipeline.plotting import GREY, ink, label_ends, plot_seeds, scale_by_ratios
 
 
 def claim_figure(claim: Claim, verdict: Verdict, study: Study, history: pd.DataFrame, trials: pd.DataFrame) -> Figure:
@@ -33,8 +33,7 @@ def claim_figure(claim: Claim, verdict: Verdict, study: Study, history: pd.DataF
         draw_levels(panels[0], trials.assign(**natural(trials[[verdict.id]], claim)), parameter, verdict.id, study)
         panels[0].set_ylabel(measure_label(claim))
         if is_logarithmic(claim):
-            panels[0].set_yscale("log")
-            plain_log_ticks(panels[0])
+            scale_by_ratios(panels[0])
     if by_arm:
         _draw_arms(panels[1], claim, measures_by_term(claim, claim.effect, verdict.id, trials), study.arms)
     draw_effect(panels[-1], verdict)
@@ -103,6 +102,7 @@ def _draw_curves(axes: Axes, claim: Claim, study: Study, history: pd.DataFrame) 
         axes.axhline(100 * measure.level, color=GREY, linewidth=0.9, linestyle=":")
     if isinstance(measure, LogSDOfChanges):
         axes.axvspan(measure.from_epoch, max(measure.from_epoch, history["epoch"].max()), color="#F4F4F4", zorder=0)
+        scale_by_ratios(axes)
     axes.set(title="Every seed", ylabel=column_label(measure.column))
     if ends:
         label_ends(axes, ends)
@@ -141,8 +141,7 @@ def _draw_arms(axes: Axes, claim: Claim, measures: pd.DataFrame, arms: Sequence[
         if len(values):
             axes.plot(place, values.mean(), "D", color=colour, markersize=6, markeredgecolor="white")
     if is_log:
-        axes.set_yscale("log")
-        plain_log_ticks(axes)
+        scale_by_ratios(axes)
     names = [claim.effect[index].arm for index in order]
     axes.set_xticks(range(len(order)), [arm_name(name).replace(" ", "\n") if name != BASELINE else arm_name(name) for name in names])
     for text, name in zip(axes.get_xticklabels(), names, strict=True):

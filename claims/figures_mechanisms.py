@@ -1,16 +1,15 @@
 """Figures of what was probed inside one pair of networks while they trained; both arms in every panel."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from claims.figures import WIDTH, arm_colour, plain_log_ticks
+from claims.figures import WIDTH, arm_colour
 from claims.phrases import arm_name
 from pipeline.notebook_studies import BASELINE, BATCH_NORM
-from pipeline.plotting import label_ends
+from pipeline.plotting import label_ends, scale_by_ratios
 
 ARMS = (BASELINE, BATCH_NORM)
 
@@ -48,9 +47,8 @@ def landscape(probes: pd.DataFrame) -> Figure:
                 ends.append((float(smoothness.iloc[-1]), arm_name(arm), colour))
         grid[0, column].set_title(f"Along {'the gradient' if direction == 'gradient' else f'the step of {direction.capitalize()}'}")
         grid[1, column].set_xlabel("updates")
-        grid[1, column].set_yscale("log")
-        plain_log_ticks(grid[1, column])
-        _label_ends_log(grid[1, column], ends)
+        scale_by_ratios(grid[1, column])
+        label_ends(grid[1, column], ends)
     _scale_steps(grid.flat, probes)
     grid[0, 0].set_ylabel("loss: lowest to\nhighest (nats)")
     grid[1, 0].set_ylabel("largest effective\nsmoothness")
@@ -71,9 +69,8 @@ def _by_layer(probes: pd.DataFrame, measures: dict[str, str], *, is_log: bool) -
                 if len(shown):
                     ends.append((float(shown[measure].iloc[-1]), arm_name(arm), arm_colour(arm, ARMS)))
         if is_log:
-            row[0].set_yscale("log")
-            plain_log_ticks(row[0])
-        _label_ends_log(row[-1], ends) if is_log else label_ends(row[-1], ends)
+            scale_by_ratios(row[0])
+        label_ends(row[-1], ends)
         row[0].set_ylabel(label)
     for axes, layer in zip(grid[0], layers, strict=True):
         axes.set_title(f"Layer {layer:g}")
@@ -81,14 +78,6 @@ def _by_layer(probes: pd.DataFrame, measures: dict[str, str], *, is_log: bool) -
         axes.set_xlabel("updates")
     _scale_steps(grid.flat, probes)
     return figure
-
-
-def _label_ends_log(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """As `label_ends`, for a logarithmic axis."""
-    low, high = np.log(axes.get_ylim())
-    twin = axes.inset_axes((0, 0, 1, 1), ylim=(low, high), frameon=False, xticks=[], yticks=[])
-    twin.grid(visible=False)
-    label_ends(twin, [(float(np.log(height)), text, colour) for height, text, colour in ends])
 
 
 def _scale_steps(panels: Iterable[Axes], probes: pd.DataFrame) -> None:

@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from claims.contrasts import finished
-from claims.figures import COLOURS, WIDTH, draw_effect, plain_log_ticks
+from claims.figures import COLOURS, WIDTH, draw_effect
 from claims.findings import Verdict
 from pipeline.notebook_studies import BASELINE, BATCH_NORM
-from pipeline.plotting import GREY, LEVEL_COLOURS, ink, label_ends
+from pipeline.plotting import GREY, LEVEL_COLOURS, ink, label_ends, scale_by_ratios
 
 SMALLEST_SHOWN = 1e-9  # an error of exactly 0 stands here on a logarithmic axis
 STATISTICS_COLOURS = {"no BN": COLOURS[0], "stored": COLOURS[1], "unbiased": "#CC79A7", "recalibrated": "#000000"}
@@ -143,8 +143,8 @@ def discrepancy(probes: pd.DataFrame) -> Figure:
             ends.append((float(rows["theory"].iloc[0]), f"layer {layer:g}", colour))
         for height, text, colour in ends:
             axes.annotate(text, (of_step["batch_size"].min(), height), (5, 3), textcoords="offset points", color=ink(colour), size=8)
-        axes.set(yscale="log", title=f"After step {step:,}" if step else "At initialization")
-        plain_log_ticks(axes)
+        axes.set_title(f"After step {step:,}" if step else "At initialization")
+        scale_by_ratios(axes)
         _scale_sizes(axes, of_step["batch_size"])
     panels[0].set_ylabel("RMS ratio (lines: theory)")
     _draw_modes(panels[-1], probes[probes["step"] == steps[-1]])

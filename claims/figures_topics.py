@@ -70,9 +70,10 @@ def all_arms(core: pd.DataFrame, arms: Sequence[str]) -> Figure:
     """Accuracy of every arm of a study over epochs, on training and on validation images."""
     figure = Figure(figsize=(WIDTH, 3.6))
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, column, title in zip(panels, ("train_eval_accuracy", "val_accuracy"), ("Training", "Validation"), strict=True):
-        if ends := _draw_arms(axes, finished(core), "epoch", column, arms):
-            label_ends(axes, ends)
+    columns = ("train_eval_accuracy", "val_accuracy")
+    ends = [_draw_arms(axes, finished(core), "epoch", column, arms) for axes, column in zip(panels, columns, strict=True)]
+    for axes, title, ends_here in zip(panels, ("Training", "Validation"), ends, strict=True):
+        label_ends(axes, ends_here)
         axes.set(title=title, xlabel="epoch")
     panels[0].set_ylabel("accuracy (%)")
     return figure
@@ -98,20 +99,20 @@ def continued_training(history: pd.DataFrame, continued: str, fresh: Mapping[int
     stages = {size: on.assign(epoch=epoch)[stage == place] for place, size in enumerate(fresh)}
     figure = Figure(figsize=(WIDTH, 3.6))
     panels = figure.subplots(1, 2, sharey=True, sharex=True)
-    _draw_sizes(panels[0], stages)
-    _draw_sizes(panels[1], {size: trials[trials["arm"] == arm] for size, arm in fresh.items()})
-    for axes, title in zip(panels, ("One model, trained on", "A fresh model for each size"), strict=True):
+    starts = (stages, {size: trials[trials["arm"] == arm] for size, arm in fresh.items()})
+    ends = [_draw_sizes(axes, by_size) for axes, by_size in zip(panels, starts, strict=True)]
+    for axes, title, ends_here in zip(panels, ("One model, trained on", "A fresh model for each size"), ends, strict=True):
+        label_ends(axes, ends_here)
         axes.set(title=title, xlabel="epoch at the batch size")
     panels[0].set_ylabel(column_label("val_accuracy"))
     return figure
 
 
-def _draw_sizes(axes: Axes, by_size: Mapping[int, pd.DataFrame]) -> None:
+def _draw_sizes(axes: Axes, by_size: Mapping[int, pd.DataFrame]) -> list[tuple[float, str, str]]:
+    """Draw each size's seeds and mean; give what its end is labelled with."""
     colours = {size: colour_of(size, list(by_size), LEVEL_COLOURS) for size in by_size}
-    ends = [
+    return [
         (plot_seeds(axes, trials.assign(shown=100 * trials["val_accuracy"]), "epoch", "shown", colours[size]), str(size), colours[size])
         for size, trials in by_size.items()
         if not trials.empty
     ]
-    if ends:
-        label_ends(axes, ends)

@@ -13,31 +13,39 @@ from matplotlib.figure import Figure
 
 from pipeline.cifar10 import CLASSES
 from pipeline.notebook_studies import BASELINE, BATCH_NORM
-from pipeline.plotting import ARM_COLOURS, GREY, LEVEL_COLOURS, colour_of, ink, label_ends, plot_points, plot_seeds
+from pipeline.plotting import ARM_COLOURS, GREY, LEVEL_COLOURS, colour_of, ink, label_ends, plot_points, plot_seeds, scale_by_ratios
 from pipeline.statistics import paired_difference
 from pipeline.theory import updates_per_epoch
 from pipeline.wording import arm_label
 
-UNITS = {"accuracy": "accuracy (%)", "loss": "cross-entropy (nats)"}
+UNITS = {"accuracy": "accuracy (%)", "loss": "cross-entropy (nats)"}  # losses on logarithmic axes: a single peak leaves room for the rest
 
 
 def learning_curves(train: pd.DataFrame, arms: Sequence[str], metric: str) -> Figure:
     """`accuracy` or `loss` over epochs, training beside validation, for each arm."""
     history = _in_percent(train)
     figure = Figure(figsize=(8.2, 3.4))
-    left, right = figure.subplots(1, 2, sharey=True)
-    for axes, column, title in ((left, f"train_eval_{metric}", "Training"), (right, f"val_{metric}", "Validation")):
-        ends = []
-        for arm in arms:
-            colour, trials = colour_of(arm, arms, ARM_COLOURS), history[history["arm"] == arm]
-            ends.append((plot_seeds(axes, trials, "epoch", column, colour), arm_label(arm), colour))
-            if axes is left:
-                running = trials.groupby("epoch")[metric].mean()
-                axes.plot(running.index, running, color=colour, linewidth=1.1, linestyle=":")
+    panels = figure.subplots(1, 2, sharey=True)
+    ends = [_plot_arms(axes, history, arms, f"{split}_{metric}") for axes, split in zip(panels, ("train_eval", "val"), strict=True)]
+    for arm in arms:
+        running = history[history["arm"] == arm].groupby("epoch")[metric].mean()
+        panels[0].plot(running.index, running, color=colour_of(arm, arms, ARM_COLOURS), linewidth=1.1, linestyle=":")
+    if metric == "loss":
+        scale_by_ratios(panels[0])
+    for axes, title, ends_here in zip(panels, ("Training", "Validation"), ends, strict=True):
         axes.set(title=title, xlabel="epoch")
-        label_ends(axes, ends)
-    left.set_ylabel(UNITS[metric])
+        label_ends(axes, ends_here)
+    panels[0].set_ylabel(UNITS[metric])
     return figure
+
+
+def _plot_arms(axes: Axes, history: pd.DataFrame, arms: Sequence[str], column: str) -> list[tuple[float, str, str]]:
+    """Draw each arm's seeds and mean over epochs; give what its end is labelled with."""
+    colours = {arm: colour_of(arm, arms, ARM_COLOURS) for arm in arms}
+    return [
+        (plot_seeds(axes, history[history["arm"] == arm], "epoch", column, colour), arm_label(arm), colour)
+        for arm, colour in colours.items()
+    ]
 
 
 def paired_differences(finals: dict[str, pd.DataFrame]) -> Figure:
@@ -98,6 +106,8 @@ def recalibration(train: pd.DataFrame) -> Figure:
             (plot_seeds(axes, trials, "epoch", f"val_{metric}_recalibrated", "#000000"), "recalibrated", "#000000"),
         ]
         axes.set(title=f"Validation {metric} of BN", xlabel="epoch", ylabel=UNITS[metric])
+        if metric == "loss":
+            scale_by_ratios(axes)
         label_ends(axes, ends)
     return figure
 
@@ -112,6 +122,8 @@ def batch_sizes(grid: pd.DataFrame, sizes: Sequence[int], images: int) -> Figure
     for row, metric in zip(rows, UNITS, strict=True):
         for axes, x in zip(row, scales, strict=True):
             ends = [(_plot_size(axes, history, size, sizes, x, metric), str(size), _size_colour(size, sizes)) for size in sizes]
+        if metric == "loss":
+            scale_by_ratios(row[0])
         label_ends(row[-1], ends)
         row[0].set_ylabel(f"validation {UNITS[metric]}")
     for axes, label in zip(rows[-1], scales.values(), strict=True):

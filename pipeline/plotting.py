@@ -9,6 +9,7 @@ from matplotlib import rc_context, style
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from matplotlib.typing import RcKeyType
 
 # Okabe & Ito's palette (jfly.uni-koeln.de/color), which readers with any colour vision can tell apart.
@@ -72,15 +73,43 @@ def plot_seeds(axes: Axes, trials: pd.DataFrame, x: str, y: str, colour: str) ->
     return float(mean.iloc[-1])
 
 
-def label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
-    """Write each (height, text, colour) at the right edge, moved apart where they would overlap."""
-    bottom, top = axes.get_ylim()
-    heights: list[float] = []
-    for height, _, _ in sorted(ends):
-        heights.append(max(height, heights[-1] + 0.075 * (top - bottom)) if heights else height)
-    shift = sum(heights) / len(ends) - sum(height for height, _, _ in ends) / len(ends)
-    for height, (_, text, colour) in zip(heights, sorted(ends), strict=True):
-        axes.text(1.02, height - shift, text, color=ink(colour), va="center", fontweight="bold", transform=axes.get_yaxis_transform())
+def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Write each (height, text, colour) at the right edge, moved apart where they would overlap.
+
+    Call it when the vertical axis has its scale and its limits, on axes that share theirs after the last curve is drawn.
+    """
+    axes.get_ylim()  # which settles the limits that the next line uses
+    to_share = axes.transScale + axes.transLimits  # of the axes' height
+    wanted = [float(to_share.transform((1, height))[1]) for height, _, _ in sorted(ends)]
+    shares = _move_apart(wanted, [_line_height(axes) * (1 + text.count("\n")) for _, text, _ in sorted(ends)])
+    for share, (_, text, colour) in zip(shares, sorted(ends), strict=True):
+        height = to_share.inverted().transform((0, share))[1]
+        axes.text(1.02, height, text, color=ink(colour), va="center", fontweight="bold", transform=axes.get_yaxis_transform())
+
+
+def _move_apart(places: Sequence[float], sizes: Sequence[float]) -> list[float]:
+    """Centres of things of these sizes, in rising order, that overlap nowhere and have the same mean as `places`."""
+    moved = list(places[:1])
+    for place, below, size in zip(places[1:], sizes, sizes[1:], strict=False):
+        moved.append(max(place, moved[-1] + (below + size) / 2))
+    shift = (sum(moved) - sum(places)) / max(len(places), 1)
+    return [place - shift for place in moved]
+
+
+def _line_height(axes: Axes) -> float:
+    """About the share of the axes' height that a line of a label takes; titles and ticks take a quarter of a panel."""
+    spec, figure = axes.get_subplotspec(), axes.get_figure(root=True)
+    rows = spec.get_gridspec().nrows if spec else 1
+    return rows * 1.4 * STYLE["font.size"] / (0.75 * 72 * figure.get_figheight()) if figure else 0.0
+
+
+def scale_by_ratios(axes: Axes) -> None:
+    """Make the vertical axis logarithmic, with few ticks, as plain numbers."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(MaxNLocator(5) if high < 4 * low else LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def plot_points(axes: Axes, values: pd.Series, height: float, colour: str) -> None:
