@@ -23,9 +23,9 @@ from pipeline.errors import PipelineError
 from pipeline.parameters import load_parameters
 from pipeline.progress import TrialProgress
 from pipeline.runner import Finished, run_trials
-from pipeline.study import alone_with_trials
 from pipeline.tables import check_declared, read_committed
 from pipeline.trial_result import TrialResult, sha256_of
+from pipeline.trials_lock import alone_with_trials
 
 DEFAULT_TRIALS = 2
 

@@ -16,8 +16,8 @@ from pipeline.environment import write_environment
 from pipeline.errors import PipelineError
 from pipeline.notebook_studies import BASELINE, BATCH_NORM
 from pipeline.runner import call_in_worker, worker_count
-from pipeline.study import alone_with_trials
 from pipeline.trial_config import TrialConfig
+from pipeline.trials_lock import alone_with_trials
 
 ARMS = (BASELINE, BATCH_NORM)
 OUTPUT = RESULTS / EXACT

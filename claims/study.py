@@ -11,8 +11,9 @@ from pipeline.dataset import data_md5
 from pipeline.environment import write_environment
 from pipeline.errors import PipelineError
 from pipeline.parameters import Parameters
-from pipeline.study import Trials, alone_with_trials, complete, forget, label, open_ledger, trials_after, trials_of
+from pipeline.study import Trials, complete, forget, label, open_ledger, trials_after, trials_of
 from pipeline.trial_result import result_of, sha256_of
+from pipeline.trials_lock import alone_with_trials
 
 
 def main() -> None:

@@ -24,8 +24,8 @@ from pipeline.environment import write_environment
 from pipeline.notebook_studies import BASELINE, BATCH_NORM
 from pipeline.runner import call_in_worker
 from pipeline.seeds import data_order
-from pipeline.study import alone_with_trials
 from pipeline.trial_config import TrialConfig
+from pipeline.trials_lock import alone_with_trials
 
 if TYPE_CHECKING:
     import keras

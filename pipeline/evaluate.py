@@ -1,7 +1,12 @@
-"""DVC stage `evaluate`: the test set, once, for the last epoch of every trial of `train`, with references for scale."""
+"""DVC stage `evaluate`: the test set, once, for the last epoch of every trial of `train`, with references for scale.
+
+The trial that does best on validation goes to MLflow's registry of models.
+"""
 
 import argparse
+import json
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,37 +31,39 @@ from pipeline.trial_result import diverged
 TRAIN_RESULTS = Path("results/train")
 OUTPUT = Path("results/evaluate")
 ENVIRONMENT = Path("results/environment/evaluate.json")
+EXAMPLE_REQUEST = "example_request.json"  # the first test image, as the server wants it
 CALIBRATION_BINS = 15
 CLASS_INDICES = range(len(CLASSES))
 
 Probabilities = NDArray[np.floating]
 Labels = NDArray[np.uint8]
+Predictions = dict[tuple[str, int], Probabilities]  # by arm and seed
+Trials = dict[tuple[str, int], tuple[TrialConfig, Path]]  # configuration and weights of those that did not diverge
 
 
 def main() -> None:
-    """Write results/evaluate/, one table per kind of result, and the environment."""
+    """Write results/evaluate/ (tables, predictions, a request) and the environment, and submit the best trial."""
     argparse.ArgumentParser(prog="python -m pipeline.evaluate", description=__doc__).parse_args()
     parameters = load_parameters()
-    test = load_examples("test")
-    configs = {
-        (arm, seed): parameters.trial_config(arm, {}, seed)
-        for arm in parameters.studies[TRAIN].arms
-        for seed in parameters.studies[TRAIN].seeds
-        if not _has_diverged(arm, seed)
+    train, test = parameters.studies[TRAIN], load_examples("test")
+    histories = {arm: _read_history(arm, train.seeds) for arm in train.arms}
+    trials = {
+        (arm, seed): (parameters.trial_config(arm, {}, seed), _weights(arm, seed))
+        for arm, seed in product(train.arms, train.seeds)
+        if not diverged(histories[arm][histories[arm]["seed"] == seed])
     }
-    if not configs:
+    if not trials:
         raise PipelineError("results/train: every trial diverged; lower trial.learning_rate in params.yaml")
     with ThreadPoolExecutor(1) as beside:  # the references take as long as all predictions, and another core
-        references = beside.submit(evaluate_references, load_examples("train"), test)
-        tables = {**evaluate(_predict(configs, test), test.labels), "references": references.result()}
-    with replacing(OUTPUT) as temporary:
-        temporary.mkdir()
-        for name, table in tables.items():
-            table.to_csv(temporary / f"{name}.csv", index=False)
+        references = beside.submit(evaluate_references, load_examples("train"), load_examples("validation"), test)
+        predictions = _predict(trials, test)
+        tables = {**evaluate(predictions, test.labels), "references": references.result()}
+    _write(tables, predictions, test)
     write_environment(ENVIRONMENT)
+    _submit(histories, trials)
 
 
-def evaluate(predictions: dict[tuple[str, int], Probabilities], labels: Labels) -> dict[str, pd.DataFrame]:
+def evaluate(predictions: Predictions, labels: Labels) -> dict[str, pd.DataFrame]:
     """Measure float32 class probabilities `(n, 10)`, by arm and seed, against uint8 labels `(n,)`.
 
     Returns:
@@ -73,16 +80,21 @@ def evaluate(predictions: dict[tuple[str, int], Probabilities], labels: Labels) 
     }
 
 
-def evaluate_references(train: Examples, test: Examples) -> pd.DataFrame:
-    """Two classifiers for scale: always the most frequent class, and a linear one (softmax regression on the pixels)."""
+def evaluate_references(train: Examples, validation: Examples, test: Examples) -> pd.DataFrame:
+    """Two classifiers for scale: always the most frequent class, and a linear one (softmax regression on the pixels).
+
+    `loss` (nats) and `accuracy` are on the test set, `val_accuracy` is on validation images.
+    """
     centre = train.images.reshape(len(train.images), -1).mean(axis=0, dtype=np.float64)
-    train_pixels, test_pixels = _pixels(train, centre), _pixels(test, centre)
+    train_pixels, validation_pixels, test_pixels = (_pixels(examples, centre) for examples in (train, validation, test))
     # Regularised just enough to converge: less gains about one point of accuracy and takes several times as long.
     linear = LogisticRegression(C=0.001, max_iter=1000)
     with threadpool_limits(1):  # several threads would sum in another order
         linear.fit(train_pixels, train.labels)
         probabilities = linear.predict_proba(test_pixels)
+        validated = {"softmax_regression": linear.predict(validation_pixels)}
     majority = DummyClassifier(strategy="most_frequent").fit(train_pixels, train.labels)
+    validated["majority_class"] = majority.predict(validation_pixels)
     table = pd.DataFrame(
         [
             {"reference": "majority_class", "loss": None, "accuracy": accuracy_score(test.labels, majority.predict(test_pixels))},
@@ -90,6 +102,7 @@ def evaluate_references(train: Examples, test: Examples) -> pd.DataFrame:
         ],
         columns=["reference", "loss", "accuracy"],
     )
+    table["val_accuracy"] = [accuracy_score(validation.labels, validated[reference]) for reference in table["reference"]]
     # The solver stops within a tolerance of 1e-4; what stands behind it depends on which BLAS kernels it happened to use.
     return table.round({"loss": 4})
 
@@ -130,27 +143,46 @@ def _weights(arm: str, seed: int) -> Path:
     return path
 
 
-def _has_diverged(arm: str, seed: int) -> bool:
+def _read_history(arm: str, seeds: list[int]) -> pd.DataFrame:
     path = TRAIN_RESULTS / arm / "history.csv"
     history = pd.read_csv(path)
-    trial = history[history["seed"] == seed]
-    if trial.empty:
-        raise PipelineError(f"{path}: has no seed {seed}; run `dvc repro train` first")
-    return diverged(trial)
+    if missing := sorted(set(seeds) - set(history["seed"])):
+        raise PipelineError(f"{path}: has no seed {missing[0]}; run `dvc repro train` first")
+    return history[history["seed"].isin(seeds)]
 
 
-def _predict(configs: dict[tuple[str, int], TrialConfig], examples: Examples) -> dict[tuple[str, int], Probabilities]:
+def _predict(trials: Trials, examples: Examples) -> Predictions:
     # Here, not above: --help and the tests of the measures need no TensorFlow.
     from pipeline import quiet_tensorflow, trial  # noqa: F401
     from pipeline.model import build_model
 
     trial.compute_deterministically()
     predictions = {}
-    for (arm, seed), config in configs.items():
+    for (arm, seed), (config, weights) in trials.items():
         model = build_model(config, config.seed)
-        model.load_weights(_weights(arm, seed))
+        model.load_weights(weights)
         predictions[arm, seed] = trial.predict(model, examples.images)
     return predictions
+
+
+def _write(tables: dict[str, pd.DataFrame], predictions: Predictions, test: Examples) -> None:
+    with replacing(OUTPUT) as temporary:
+        for name, table in tables.items():
+            _made(temporary / f"{name}.csv").write_text(table.to_csv(index=False), encoding="utf-8")
+        for (arm, seed), probabilities in predictions.items():
+            np.save(_made(temporary / "predictions" / arm / f"seed-{seed}.npy"), probabilities)
+        (temporary / EXAMPLE_REQUEST).write_text(json.dumps({"inputs": test.images[:1].tolist()}), encoding="utf-8")
+
+
+def _made(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _submit(histories: dict[str, pd.DataFrame], trials: Trials) -> None:
+    from pipeline.submission import submit  # TensorFlow and MLflow
+
+    print(submit(histories, trials, OUTPUT))
 
 
 def _pixels(examples: Examples, centre: NDArray[np.float64]) -> NDArray[np.float32]:

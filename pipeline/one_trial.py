@@ -9,9 +9,10 @@ from pipeline.command import run
 from pipeline.dataset import data_md5
 from pipeline.errors import PipelineError
 from pipeline.parameters import explain, load_parameters
-from pipeline.study import Trial, alone_with_trials, complete, forget, open_ledger
+from pipeline.study import Trial, complete, forget, open_ledger
 from pipeline.trial_key import trial_key
 from pipeline.trial_result import result_of
+from pipeline.trials_lock import alone_with_trials
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from pipeline.atomic import replacing
 from pipeline.command import run
 from pipeline.dataset import TRAIN_EVAL_EXAMPLES
 from pipeline.errors import PipelineError
+from pipeline.experiment_page import describe_experiment
 from pipeline.notebook_studies import BASELINE, BATCH_NORM, GRID, TRAIN
 from pipeline.page import make_page
 from pipeline.parameters import Parameters, flatten, load_parameters
@@ -41,6 +42,7 @@ def main() -> None:
     write_files(make_report(parameters, tables), REPORTS)
     with Ledger() as ledger:
         ledger.log_report(REPORTS, headline_metrics(summarize_results(derive_results(tables), parameters)))
+        describe_experiment(ledger)
 
 
 def make_report(parameters: Parameters, tables: Tables) -> dict[str, str]:

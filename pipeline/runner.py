@@ -222,10 +222,13 @@ def _keep_temporary_files_together() -> None:
 
     Workers leave TensorFlow's generated code there, since they end without Python's exit.
     """
-    for left in Path(tempfile.gettempdir()).glob(TEMPORARY_FOLDER.format("[0-9]*") + "*"):
+    inherited = Path(tempfile.gettempdir())
+    # Within that of the process that started this one, the paths of sockets would grow too long: put it beside.
+    place = inherited.parent if inherited.name.startswith(TEMPORARY_FOLDER.split("{", maxsplit=1)[0]) else inherited
+    for left in place.glob(TEMPORARY_FOLDER.format("[0-9]*") + "*"):
         if not psutil.pid_exists(int(left.name.split("-")[2])):
             shutil.rmtree(left, ignore_errors=True)  # another user's, or being cleared by another process
-    folder = tempfile.mkdtemp(prefix=TEMPORARY_FOLDER.format(os.getpid()))
+    folder = tempfile.mkdtemp(prefix=TEMPORARY_FOLDER.format(os.getpid()), dir=place)
     os.environ["TMPDIR"] = tempfile.tempdir = folder
     Finalize(None, shutil.rmtree, [folder], exitpriority=-101)  # -100 clears the fork server's own folder in it
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from pipeline.atomic import remove, replacing
 from pipeline.command import interrupted_afterwards
@@ -25,11 +24,10 @@ from pipeline.statistics import summarize
 from pipeline.trial_config import TrialConfig
 from pipeline.trial_key import trial_key
 from pipeline.trial_result import FINISHED_TRIALS, diverged, result_of
+from pipeline.trials_lock import alone_with_trials
 
 if TYPE_CHECKING:
     from pipeline.tracking import Ledger
-
-TRIALS_LOCK = Path(".dvc/tmp/trials.lock")
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,16 @@ class Trial:
         """Readable name, such as `batch_norm-b64-s0`; a study's other levels stand in the middle."""
         level = [f"{name}={value}" for name, value in self.level.items() if name != "batch_size"]
         return "-".join([self.arm, f"b{self.config.batch_size}", *level, f"s{self.config.seed}"])
+
+    @property
+    def note(self) -> str:
+        """What its run's page says of it, in Markdown."""
+        level = "".join(f", {name} {value}" for name, value in self.level.items() if name != "batch_size")
+        return (
+            f"One training of arm **{self.arm}** at batch size {self.config.batch_size}{level}, seed {self.config.seed}, "
+            f"first asked for by study `{self.study}`.\n\n"
+            "Steps are epochs. `history.csv` has every metric of every epoch, `model.weights.h5` the weights after the last."
+        )
 
     @property
     def tags(self) -> dict[str, str]:
@@ -91,27 +99,6 @@ def trials_after(parameters: Parameters, cell: Cell, md5: str) -> Trials:
         # A trial that studies share belongs to the first.
         trials |= {key: trial for key, trial in trials_of(parameters, later, md5).items() if key not in trials}
     return trials
-
-
-@contextmanager
-def alone_with_trials() -> Iterator[None]:
-    """Let one process of this project at a time run trials: it uses every core, and its results share a folder.
-
-    What a killed process has half-written there is cleared.
-    """
-    TRIALS_LOCK.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(TRIALS_LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        print("waiting for another process that runs trials of this project", flush=True)
-        lock.acquire()
-    try:
-        for half_written in FINISHED_TRIALS.glob(".*.part"):
-            remove(half_written)
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager
@@ -216,7 +203,8 @@ class _Recorder:
         match event:
             case Started(key):
                 trial = self.trials[key]
-                self.open_runs[key] = self.ledger.start(trial.name, trial.config, {"trial_key": key, **trial.tags, **self.stage_tags})
+                tags = {"trial_key": key, **trial.tags, **self.stage_tags}
+                self.open_runs[key] = self.ledger.start(trial.name, trial.config, tags, trial.note)
             case EpochEnded(key, metrics, seconds):
                 self.ledger.log_epoch(self.open_runs[key], metrics, seconds)
             case Interrupted(key):

@@ -5,7 +5,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -34,17 +34,12 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 EXPERIMENT = "cifar10-batch-norm"
-EXPERIMENT_NOTE = """Training runs of the Batch Normalization laboratory: one run per trial, seeds apart.
+EVALUATION_NOTE = """What every trial of study `train` does on the test set, and what was submitted to the registry of models.
 
-Group by the tag `arm` and the parameter `batch_size` to see mean curves over seeds.
-`val_*_recalibrated`: validation with population statistics in place of BN's moving averages; `val_*_batch_statistics`: with
-those of each validation batch, as in training.
-`train_eval_*`: inference mode on 10,000 training images. The runs tagged `kind = report` hold the report,
-those tagged `kind = verdicts` the verdict on each claim."""
-EXPERIMENT_TAGS = {
-    "mlflow.note.content": EXPERIMENT_NOTE,
-    "mlflow.experimentKind": "custom_model_development",  # the UI opens on training runs, not on traces of language models
-}
+`model_card.md` tells about the submitted model."""
+NOTE_TAG = "mlflow.note.content"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # without it the UI looks for traces of language models
+RUNS_PER_PAGE = 1_000
 LEDGER_VARIABLE = "TRIAL_LEDGER"
 DRIVER_TAG = "driver"
 RETRIES_VARIABLE = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
@@ -69,8 +64,8 @@ class Ledger:
         self.parent_run_id = os.environ.pop("MLFLOW_RUN_ID", None)
         self.tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_root() / 'mlflow.db'}"
         try:
-            self._client = _PatientClient(_open_store(self.tracking_uri))
-            self._experiment_id = self._find_or_create_experiment()
+            self.client = PatientClient(_open_store(self.tracking_uri))
+            self.experiment_id = self._find_or_create_experiment()
             self._close_runs_of_dead_drivers()
         except (MlflowException, OSError, ImportError, ValueError, ArgumentError, sqlite3.Error) as error:
             raise self._explained(error) from None
@@ -97,9 +92,9 @@ class Ledger:
 
     def find(self, trial_key: str) -> Run | None:
         """Return the finished run of the trial with this key, if there is one in any experiment of the store."""
-        experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
+        experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
         query = f"tags.trial_key = '{trial_key}' and attributes.status = 'FINISHED'"
-        runs = self._client.search_runs(experiments, query, max_results=1)
+        runs = self.client.search_runs(experiments, query, max_results=1)
         return runs[0] if runs else None
 
     def read_back(self, run: Run, result: TrialResult) -> bool:
@@ -108,7 +103,7 @@ class Ledger:
             with replacing(result.folder) as temporary:
                 temporary.mkdir()
                 for name in FILES:
-                    self._client.download_artifacts(run.info.run_id, name, str(temporary))
+                    self.client.download_artifacts(run.info.run_id, name, str(temporary))
         except (MlflowException, FileNotFoundError) as error:
             print(f"{run.info.run_name}: the ledger has lost its result ({_first_line(error)}); training it again")
             return False
@@ -118,12 +113,12 @@ class Ledger:
             return False
         return True
 
-    def start(self, name: str, config: TrialConfig, tags: dict[str, str]) -> str:
-        """Open the run of a trial that begins now, with its parameters, tags and data set; return the run's id."""
-        run_id = self._create_run(name, {"kind": "trial", **tags})
+    def start(self, name: str, config: TrialConfig, tags: dict[str, str], note: str) -> str:
+        """Open the run of a trial that begins now, with its parameters, tags, note and data set; return the run's id."""
+        run_id = self._create_run(name, {"kind": "trial", NOTE_TAG: note, **tags})
         parameters = [Param(key, str(value)) for key, value in config.model_dump().items()]
-        self._client.log_batch(run_id, params=parameters)
-        self._client.log_inputs(run_id, [_dataset_input(tags["data_md5"], context) for context in ("train", "validation")])
+        self.client.log_batch(run_id, params=parameters)
+        self.client.log_inputs(run_id, [_dataset_input(tags["data_md5"], context) for context in ("train", "validation")])
         return run_id
 
     def log_epoch(self, run_id: str, metrics: dict[str, float], seconds: float | None) -> None:
@@ -137,10 +132,10 @@ class Ledger:
         """Keep the result in the run and close it: from here on the ledger knows the trial."""
         history = result.read_history()
         self._log_metrics(run_id, _final_metrics(history), step=int(history["epoch"].iloc[-1]))
-        with naming_what_is_full(self._client.get_run(run_id).info.artifact_uri):
+        with naming_what_is_full(self.client.get_run(run_id).info.artifact_uri):
             for name in FILES:
-                self._client.log_artifact(run_id, str(result.folder / name))
-        self._client.set_terminated(run_id, "FINISHED")
+                self.client.log_artifact(run_id, str(result.folder / name))
+        self.client.set_terminated(run_id, "FINISHED")
 
     def end_early(self, run_ids: Iterable[str], status: str) -> None:
         """Close runs that will not finish as FAILED or KILLED; a store that is out of reach must not hide the cause."""
@@ -152,7 +147,7 @@ class Ledger:
         """Add a study to the run's tag `study`, which names all that use the trial."""
         studies = {*run.data.tags.get("study", "").split(","), study} - {""}
         if ",".join(sorted(studies)) != run.data.tags.get("study"):
-            self._client.set_tag(run.info.run_id, "study", ",".join(sorted(studies)))
+            self.client.set_tag(run.info.run_id, "study", ",".join(sorted(studies)))
 
     def without_model(self, run_ids: Iterable[str]) -> list[str]:
         """Of these runs, those that have no model yet."""
@@ -162,28 +157,85 @@ class Ledger:
         """Copy a trial's last metrics to another run, the one that `mlflow run` opened for it."""
         self._log_metrics(run_id, metrics, step=0)
 
+    @contextmanager
+    def evaluation(self, digests: dict[str, str]) -> Iterator[str]:
+        """Open a run for the block, in which data sets are evaluated, given as MD5s by split; give the run's id."""
+        run_id = self._create_run("evaluation", {"kind": "evaluation", NOTE_TAG: EVALUATION_NOTE, **stage_tags()})
+        self.client.log_inputs(run_id, [_dataset_input(md5, split) for split, md5 in digests.items()])
+        try:
+            yield run_id
+        except BaseException:
+            self.end_early([run_id], "FAILED")
+            raise
+        self.client.set_terminated(run_id, "FINISHED")
+
+    def log_file(self, run_id: str, path: Path) -> None:
+        """Keep a file in a run."""
+        with naming_what_is_full(self.client.get_run(run_id).info.artifact_uri):
+            self.client.log_artifact(run_id, str(path))
+
+    def log_text(self, run_id: str, text: str, name: str) -> None:
+        """Keep a text in a run, as a file of that name."""
+        self.client.log_text(run_id, text, name)
+
+    def log_model_metrics(self, run_id: str, model_id: str, metrics: dict[str, float]) -> None:
+        """Log metrics to a run's model, whose page shows them."""
+        now = int(time.time() * 1000)
+        self.client.log_batch(run_id, metrics=[Metric(name, value, now, 0, model_id=model_id) for name, value in metrics.items()])
+
     def log_report(self, folder: Path, metrics: dict[str, float]) -> None:
         """Log a run that holds the report's files and its summary metrics."""
         run_id = self._create_run("report", {"kind": "report", **stage_tags()})
         self._log_metrics(run_id, metrics, step=0)
-        self._client.log_artifacts(run_id, str(folder))
-        self._client.set_terminated(run_id, "FINISHED")
+        self.client.log_artifacts(run_id, str(folder))
+        self.client.set_terminated(run_id, "FINISHED")
 
     def log_verdicts(self, verdicts: pd.DataFrame, effects: dict[str, float]) -> None:
         """Log a run that holds the verdicts as a table, one row per claim, and the effects as metrics."""
         run_id = self._create_run("verdicts", {"kind": "verdicts", **stage_tags()})
         self._log_metrics(run_id, effects, step=0)
-        self._client.log_table(run_id, verdicts, "verdicts.json")
-        self._client.set_terminated(run_id, "FINISHED")
+        self.client.log_table(run_id, verdicts, "verdicts.json")
+        self.client.set_terminated(run_id, "FINISHED")
+
+    def newest_run(self, kind: str) -> str | None:
+        """Return the id of the newest finished run of a kind (`report`, `verdicts`, `evaluation`), if there is one."""
+        query = f"tags.kind = '{kind}' and attributes.status = 'FINISHED'"
+        runs = self.client.search_runs([self.experiment_id], query, ViewType.ACTIVE_ONLY, 1, ["attributes.start_time DESC"])
+        return runs[0].info.run_id if runs else None
+
+    def finished_trials(self) -> pd.DataFrame:
+        """Return the finished trials of the experiment, a row each.
+
+        Columns: `study` (all that use it, joined by commas), `arm`, `seed`, `start_time` (ms), every parameter as text in
+        `params.<name>`, and every metric's last value.
+        """
+        query, rows, token = "tags.kind = 'trial' and attributes.status = 'FINISHED'", [], ""
+        while token is not None:
+            page = self.client.search_runs([self.experiment_id], query, max_results=RUNS_PER_PAGE, page_token=token or None)
+            rows += [_as_row(run) for run in page]
+            token = page.token
+        return pd.DataFrame(rows)
+
+    def experiment_tags(self) -> dict[str, str]:
+        """Return what the experiment is tagged with."""
+        return dict(self.client.get_experiment(self.experiment_id).tags)
+
+    def tag_experiment(self, tags: Mapping[str, str]) -> None:
+        """Give the experiment those of the tags that it does not have yet."""
+        present = self.experiment_tags()
+        for name, value in tags.items():
+            if present.get(name) != value:
+                self.client.set_experiment_tag(self.experiment_id, name, value)
 
     def _create_run(self, name: str, tags: dict[str, str]) -> str:
         parent = {"mlflow.parentRunId": self.parent_run_id} if self.parent_run_id else {}
-        described = {"mlflow.source.name": "pipeline", DRIVER_TAG: this_process(), **parent, **tags}
-        return str(self._client.create_run(self._experiment_id, run_name=name, tags=described).info.run_id)
+        source = tags.get("study", tags["kind"])  # the UI shows it in the table from the start, and no other tag
+        described = {"mlflow.source.name": source, DRIVER_TAG: this_process(), **parent, **tags}
+        return str(self.client.create_run(self.experiment_id, run_name=name, tags=described).info.run_id)
 
     def _log_metrics(self, run_id: str, metrics: dict[str, float], step: int) -> None:
         now = int(time.time() * 1000)
-        self._client.log_batch(run_id, metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
+        self.client.log_batch(run_id, metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
 
     def _explained(self, error: Exception) -> PipelineError:
         reason = f"tracking store {self.tracking_uri} cannot be used: {_first_line(error)}"
@@ -191,34 +243,34 @@ class Ledger:
         return PipelineError(f"{CREDENTIALS.sub('//', reason)}; {mend}")
 
     def _has_model(self, run_id: str) -> bool:
-        outputs = self._client.get_run(run_id).outputs
+        outputs = self.client.get_run(run_id).outputs
         models = [] if outputs is None else outputs.model_outputs
         # An upload that was cut off leaves a model that is not ready.
-        return any(self._client.get_logged_model(model.model_id).status == LoggedModelStatus.READY for model in models)
+        return any(self.client.get_logged_model(model.model_id).status == LoggedModelStatus.READY for model in models)
 
     def _find_or_create_experiment(self) -> str:
         by_id = os.environ.get("MLFLOW_EXPERIMENT_ID")
         if by_id:
-            return str(self._client.get_experiment(by_id).experiment_id)
+            return str(self.client.get_experiment(by_id).experiment_id)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-        with _store_lock():
-            experiment = self._client.get_experiment_by_name(name)
+        with store_lock():
+            experiment = self.client.get_experiment_by_name(name)
             if experiment is None:
                 local = self.tracking_uri.startswith("sqlite:")
                 location = (_root() / "mlartifacts").as_uri() if local else None
-                return str(self._client.create_experiment(name, location, EXPERIMENT_TAGS))
+                return str(self.client.create_experiment(name, location, EXPERIMENT_TAGS))
         if experiment.lifecycle_stage == "deleted":
             raise PipelineError(f"MLflow experiment '{name}' is deleted; restore it, or set MLFLOW_EXPERIMENT_NAME to another")
         return str(experiment.experiment_id)
 
     def _close_runs_of_dead_drivers(self) -> None:
         query = f"attributes.status = 'RUNNING' and tags.{DRIVER_TAG} LIKE '{host()} %'"
-        for run in self._client.search_runs([self._experiment_id], query, run_view_type=ViewType.ACTIVE_ONLY):
+        for run in self.client.search_runs([self.experiment_id], query, run_view_type=ViewType.ACTIVE_ONLY):
             if not lives(run.data.tags[DRIVER_TAG]):
-                self._client.set_terminated(run.info.run_id, "KILLED")
+                self.client.set_terminated(run.info.run_id, "KILLED")
 
 
-class _PatientClient:
+class PatientClient:
     """An MLflow client whose calls wait while another process keeps a sqlite store locked; MLflow itself gives up after 20 s."""
 
     def __init__(self, client: MlflowClient) -> None:
@@ -255,8 +307,6 @@ def log_models(tracking_uri: str, trials: dict[str, tuple[TrialConfig, Path]]) -
     client = MlflowClient(tracking_uri)
     images = TensorSpec(np.dtype("uint8"), (-1, *IMAGE_SHAPE), "image")
     probabilities = TensorSpec(np.dtype("float32"), (-1, len(CLASSES)), "probabilities")
-    versions = computing_environment()
-    requirements = [f"{name}=={versions[name]}" for name in COMPUTING_PACKAGES if name in versions]
     for run_id, (config, weights) in trials.items():
         model = build_model(config, config.seed)
         model.load_weights(weights)
@@ -271,13 +321,19 @@ def log_models(tracking_uri: str, trials: dict[str, tuple[TrialConfig, Path]]) -
                 model=model,
                 signature=ModelSignature(Schema([images]), Schema([probabilities])),
                 input_example=np.zeros((1, *IMAGE_SHAPE), np.uint8),
-                pip_requirements=requirements,
+                pip_requirements=computing_requirements(),
             )
+
+
+def computing_requirements() -> list[str]:
+    """What has to be installed where a model is used, as pip has it."""
+    versions = computing_environment()
+    return [f"{name}=={versions[name]}" for name in COMPUTING_PACKAGES if name in versions]
 
 
 def _open_store(tracking_uri: str) -> MlflowClient:
     """Connect, and fail soon if nobody answers; a new sqlite store is initialised by one process at a time."""
-    with _asking_once_more(), _store_lock():
+    with _asking_once_more(), store_lock():
         if tracking_uri.startswith("sqlite:"):
             with sqlite3.connect(make_url(tracking_uri).database or "", timeout=60) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")  # readers, as the UI, never wait for writers
@@ -299,7 +355,8 @@ def _asking_once_more() -> Iterator[None]:
             os.environ[RETRIES_VARIABLE] = before
 
 
-def _store_lock() -> FileLock:
+def store_lock() -> FileLock:
+    """What lets one process of this user at a time look into the store and change it by what is there."""
     # Not in this process's own folder for temporary files: all processes of a user must meet here.
     return FileLock(Path("/tmp") / f"batch-norm-laboratory-store-{os.getuid()}.lock", timeout=300)  # noqa: S108 - a lock, never read
 
@@ -311,6 +368,12 @@ def _root() -> Path:
 def _dataset_input(data_md5: str, context: str) -> DatasetInput:
     dataset = Dataset(name=f"cifar10-{context}", digest=data_md5[:8], source_type="local", source=f'{{"uri": "data/processed/{context}"}}')
     return DatasetInput(dataset, tags=[InputTag("mlflow.data.context", context)])
+
+
+def _as_row(run: Run) -> dict[str, Any]:
+    parameters = {f"params.{name}": value for name, value in run.data.params.items()}
+    labels = {"study": run.data.tags["study"], "arm": run.data.tags["arm"], "seed": int(run.data.params["seed"])}
+    return {**labels, "start_time": run.info.start_time, **parameters, **run.data.metrics}
 
 
 def _final_metrics(history: pd.DataFrame) -> dict[str, float]:

@@ -136,11 +136,8 @@ def laboratory(built, tmp_path_factory) -> Project:
 
 
 def stage_environment(**variables: str) -> dict[str, str]:
-    """What a stage that a test starts finds set.
-
-    Not this process's folder for temporary files: in it, paths of sockets would grow too long.
-    """
-    return {**{name: value for name, value in os.environ.items() if name != "TMPDIR"}, "PYTHONPATH": str(ROOT), **variables}
+    """What a stage that a test starts finds set."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), **variables}
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> None:

@@ -306,7 +306,7 @@ def test_a_killed_stage_goes_on_where_it_stopped(project):
     assert statuses in (["FINISHED", "FINISHED"], ["FINISHED", "FINISHED", "KILLED"])
     assert not (project / ".trials").exists()
     shutil.rmtree(temporary)
-    environment.pop("TMPDIR")
+    del environment["TMPDIR"]
     subprocess.run(command, env={**environment, "TRIAL_LEDGER": "off"}, check=True, capture_output=True)
     assert files_of(project / "results/train/baseline") == killed
 

@@ -163,9 +163,9 @@ def test_an_address_that_is_none_is_one_clear_error(monkeypatch, address):
 
 
 def test_all_processes_meet_at_one_lock_of_a_store_wherever_their_temporary_files_are(monkeypatch, tmp_path):
-    before = tracking._store_lock().lock_file
+    before = tracking.store_lock().lock_file
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # as the workers' folder is
-    assert tracking._store_lock().lock_file == before
+    assert tracking.store_lock().lock_file == before
 
 
 def test_the_ledger_can_be_switched_off(monkeypatch):

@@ -1,0 +1,57 @@
+"""Open the MLflow UI over the project's runs, with its description and saved views up to date; on this machine alone."""
+
+import argparse
+import os
+import socket
+import sys
+
+from pipeline.command import run
+from pipeline.errors import PipelineError
+
+HOST = "127.0.0.1"
+
+
+def main() -> None:
+    """Say where to look, and become MLflow's server; a tracking server that runs already is only pointed to."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.ui", description=__doc__)
+    parser.add_argument("--port", type=int, default=5000, help="of 127.0.0.1 (default: %(default)s)")
+    port = parser.parse_args().port
+    from pipeline.experiment_page import VIEWS, describe_experiment, view_address
+    from pipeline.tracking import Ledger
+
+    with Ledger() as ledger:
+        describe_experiment(ledger)
+    serves = not ledger.tracking_uri.startswith(("http:", "https:"))
+    if serves:
+        check_port(port)
+    server = f"http://{HOST}:{port}" if serves else ledger.tracking_uri.rstrip("/")
+    for key, view in VIEWS.items():
+        print(f"{view.name + ':':40} {server}/{view_address(ledger.experiment_id, key)}")
+    if serves:
+        print("starting the UI, which takes some seconds; stop it with Ctrl-C", flush=True)
+        become_server(port, ledger.tracking_uri)
+
+
+def check_port(port: int) -> None:
+    """Find out whether a server could listen there.
+
+    Raises:
+        PipelineError: the port is taken, or is none.
+    """
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((HOST, port))
+    except (OSError, OverflowError) as error:
+        raise PipelineError(f"--port {port}: cannot be used ({error}); choose another, as in `make ui PORT=5010`") from None
+
+
+def become_server(port: int, tracking_uri: str) -> None:
+    """Replace this process by MLflow's server."""
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # else it starts many processes more
+    options = ["--host", HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", tracking_uri]
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *options])  # noqa: S606 - no shell, nothing from outside
+
+
+if __name__ == "__main__":
+    run(main)
