@@ -1,6 +1,7 @@
 """From the report's Markdown to one web page that needs nothing else: no network, no script, no other file."""
 
 import base64
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -24,6 +25,7 @@ def make_page(markdown: str, figures: Mapping[str, str]) -> str:
     tokens = list(_with_captions(parser.parse(markdown)))
     _give_table_headers_scope(tokens)
     _inline_images(tokens, figures)
+    _link_pages(tokens)
     body = parser.renderer.render(tokens, parser.options, {})
     headings = {level: list(_headings(tokens, level)) for level in ("h1", "h2")}
     return render("report.html", title=headings["h1"][0][1], sections=headings["h2"], body=Markup(body))  # noqa: S704 - rendered here
@@ -102,6 +104,12 @@ def _inline_images(tokens: Sequence[Token], figures: Mapping[str, str]) -> None:
     for image in (child for token in tokens for child in token.children or () if child.type == "image"):
         svg = base64.b64encode(figures[str(image.attrs["src"])].encode()).decode()
         image.attrs["src"] = f"data:image/svg+xml;base64,{svg}"
+
+
+def _link_pages(tokens: Sequence[Token]) -> None:
+    """Lead from page to page where the Markdown leads to another report's Markdown, which browsers show as plain text."""
+    for link in (child for token in tokens for child in token.children or () if child.type == "link_open"):
+        link.attrs["href"] = re.sub(r"^((?:\.\./|\w+/)*report)\.md(?=#|$)", r"\1.html", str(link.attrs["href"]))
 
 
 def _headings(tokens: Sequence[Token], level: str) -> Iterator[tuple[str, str]]:
