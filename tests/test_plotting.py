@@ -43,14 +43,14 @@ def test_more_room_is_left_for_two_lines_and_in_lower_panels():
     assert gap("a", "b", rows=2) == pytest.approx(2 * gap("a", "b"))
 
 
-@pytest.mark.parametrize(("limits", "ticks"), [((0.8, 12), [1, 2, 5, 10]), ((1.39, 1.91), [1.4, 1.5, 1.6, 1.7, 1.8, 1.9])])
-def test_a_logarithmic_axis_has_few_plain_ticks(limits, ticks):
+@pytest.mark.parametrize("limits", [(0.8, 12), (1.39, 1.91), (0.001, 3)])
+def test_a_logarithmic_axis_has_few_plain_ticks(limits):
     axes = Figure().subplots()
     axes.set_ylim(limits)
     scale_by_ratios(axes)
     shown = [tick for tick in axes.get_yticks() if limits[0] <= tick <= limits[1]]
-    assert shown == pytest.approx(ticks)
-    assert axes.yaxis.get_major_formatter()(ticks[0]) == f"{ticks[0]:g}"
+    assert 3 <= len(shown) <= 12
+    assert [float(axes.yaxis.get_major_formatter()(tick)) for tick in shown] == pytest.approx(shown)
 
 
 def test_nothing_to_label_is_no_error():
