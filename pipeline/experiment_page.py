@@ -17,7 +17,7 @@ FIRST_LINE = f"{OURS}: one run is one trial, and each seed is a trial of its own
 RESULTS = {  # what the newest run of a kind holds, and in which file
     "report": ("the report", "report.html"),
     "verdicts": ("the verdict on each claim", "verdicts.json"),
-    "evaluation": ("the test set, and the model that is served", "model_card.md"),
+    "evaluation": ("the test set", "trials.csv"),
 }
 RUNS_IN_A_CHART = 100
 TRIALS = "tags.kind = 'trial'"
@@ -115,7 +115,8 @@ def _note(experiment_id: str, results: Mapping[str, str]) -> str:
         [
             FIRST_LINE,
             "",
-            *([f"**Results:** {' · '.join(pages)}", ""] if pages else []),
+            f"**Results:** {' · '.join([*pages, '[the models that are served](#/models)'])}",
+            "",
             f"**Views** (also in the menu *Views*): {' · '.join(views)}",
             "",
             "**How to read it**",

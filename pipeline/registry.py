@@ -68,7 +68,7 @@ def register(ledger: Ledger, run_id: str, submission: Submission) -> str:
     version = _find(ledger.client, submission) or _add(ledger, run_id, submission)
     with store_lock():
         present = read_champion(ledger.client)
-        if present is not None and present.version == version.version:
+        if present is not None and present.version == str(version.version):
             return f"{MODEL} version {version.version} ({version.tags['arm']}, seed {version.tags['seed']}) is the champion already"
         reasons = objections(submission.candidate, submission.linear_val_accuracy, submission.data_md5, present)
         ledger.client.set_model_version_tag(MODEL, version.version, "gate", "; ".join(reasons) or "passed")
@@ -88,7 +88,7 @@ def read_champion(client: PatientClient) -> Champion | None:
     # A version that somebody registered by hand says nothing of itself: it cannot be compared.
     sd, mean = (float(tags.get(f"arm_val_accuracy_{what}", "nan")) for what in ("sd", "mean"))
     summary = Summary(mean, None if np.isnan(sd) else sd, int(tags.get("arm_seeds", "0")))
-    return Champion(version.version, tags.get("data_md5", "unknown"), summary)
+    return Champion(str(version.version), tags.get("data_md5", "unknown"), summary)
 
 
 def _find(client: PatientClient, submission: Submission) -> ModelVersion | None:

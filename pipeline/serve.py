@@ -54,6 +54,7 @@ def _listen(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((HOST, port))
+        listening.listen()  # who comes while the model is loaded waits
     except (OSError, OverflowError) as error:
         raise PipelineError(f"--port {port}: cannot be used ({error}); choose another, as in `make serve PORT=5002`") from None
     return listening

@@ -19,7 +19,6 @@ from pipeline.trial_config import TrialConfig
 from pipeline.trial_key import trial_key
 
 LINEAR = "softmax_regression"
-CARD = "model_card.md"
 TABLES = ("trials", "per_class", "confusion_matrix", "references")
 
 Trials = Mapping[tuple[str, int], tuple[TrialConfig, Path]]  # configuration and weights, by arm and seed
@@ -37,7 +36,6 @@ def submit(histories: Mapping[str, pd.DataFrame], trials: Trials, output: Path) 
         ledger.log_summary(run_id, _means_of_arms(tested))
         for name in TABLES:
             ledger.log_file(run_id, output / f"{name}.csv")
-        ledger.log_text(run_id, submission.card, CARD)
         return register(ledger, run_id, submission)
 
 

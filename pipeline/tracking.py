@@ -34,9 +34,10 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 EXPERIMENT = "cifar10-batch-norm"
-EVALUATION_NOTE = """What every trial of study `train` does on the test set, and what was submitted to the registry of models.
-
-`model_card.md` tells about the submitted model."""
+EVALUATION_NOTE = (
+    "What every trial of study `train` does on the test set. Its model, if it has one, is the arm that does best on validation, "
+    "in the form in which it is served."
+)
 NOTE_TAG = "mlflow.note.content"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # without it the UI looks for traces of language models
 RUNS_PER_PAGE = 1_000
@@ -173,10 +174,6 @@ class Ledger:
         """Keep a file in a run."""
         with naming_what_is_full(self.client.get_run(run_id).info.artifact_uri):
             self.client.log_artifact(run_id, str(path))
-
-    def log_text(self, run_id: str, text: str, name: str) -> None:
-        """Keep a text in a run, as a file of that name."""
-        self.client.log_text(run_id, text, name)
 
     def log_model_metrics(self, run_id: str, model_id: str, metrics: dict[str, float]) -> None:
         """Log metrics to a run's model, whose page shows them."""

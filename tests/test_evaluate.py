@@ -50,7 +50,9 @@ def test_calibration_error_of_hand_computed_cases():
 
 
 def test_references_bound_the_scale(examples: tuple[Examples, Examples]):
-    table = evaluate_references(*examples).set_index("reference")
+    train, test = examples
+    table = evaluate_references(train, train.first(30), test).set_index("reference")
     assert table.loc["majority_class", "accuracy"] == pytest.approx(0.1)
     assert table.loc["softmax_regression", "accuracy"] > 0.9
+    assert table["val_accuracy"].tolist() == pytest.approx([0.1, 1.0])
     assert table.loc["softmax_regression", "loss"] < np.log(10)

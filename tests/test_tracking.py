@@ -16,6 +16,7 @@ from pipeline.tracking import EXPERIMENT, Ledger
 from pipeline.trial_result import TrialResult, save_result
 
 KEY = "a" * 64
+NOTE = "A **note**."
 HISTORY = pd.DataFrame({"epoch": [1.0, 2.0], "loss": [1.5, 1.0], "accuracy": [0.5, 0.6], "val_accuracy": [0.4, 0.3]})
 
 
@@ -45,7 +46,7 @@ def tags(**more: str) -> dict[str, str]:
 
 
 def log_trial(ledger: Ledger, config, result: TrialResult) -> str:
-    run_id = ledger.start("batch_norm-b64-s0", config, tags())
+    run_id = ledger.start("batch_norm-b64-s0", config, tags(), NOTE)
     for metrics in HISTORY.to_dict("records"):
         ledger.log_epoch(run_id, metrics, seconds=0.5)
     ledger.finish(run_id, result)
@@ -64,6 +65,8 @@ def test_a_run_tells_all_about_its_trial(config, result, store):
     assert run.data.metrics["best_val_epoch"] == 1
     assert run.data.metrics["diverged"] == 0
     assert run.data.metrics["epoch_seconds"] == 0.5
+    assert run.data.tags["mlflow.note.content"] == NOTE
+    assert run.data.tags["mlflow.source.name"] == "train"  # the one tag that the UI's table shows from the start
     assert {entry.dataset.name for entry in run.inputs.dataset_inputs} == {"cifar10-train", "cifar10-validation"}
     assert {entry.path for entry in store.list_artifacts(run.info.run_id)} == {"history.csv", "model.weights.h5", "sha256.json"}
 
@@ -80,7 +83,7 @@ def test_finds_a_finished_trial_and_reads_it_back(config, result, tmp_path):
 
 def test_does_not_find_what_has_not_finished(config):
     ledger = Ledger()
-    ledger.start("batch_norm-b64-s0", config, tags())
+    ledger.start("batch_norm-b64-s0", config, tags(), NOTE)
     assert ledger.find(KEY) is None
     assert ledger.find("b" * 64) is None
 
@@ -108,11 +111,11 @@ def test_closes_the_runs_of_a_killed_process_and_of_no_other(config, store):
     program = (
         "import os; from pipeline.parameters import load_parameters; from pipeline.tracking import Ledger;"
         "config = load_parameters().trial_config('batch_norm', {}, 0);"
-        f"print(Ledger().start('orphan', config, {tags()!r}), flush=True); os._exit(9)"
+        f"print(Ledger().start('orphan', config, {tags()!r}, ''), flush=True); os._exit(9)"
     )
     killed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=dict(os.environ))
     assert killed.returncode == 9, killed.stderr
-    ours = Ledger().start("ours", config, tags())
+    ours = Ledger().start("ours", config, tags(), NOTE)
     Ledger()
     assert store.get_run(killed.stdout.strip()).info.status == "KILLED"
     assert store.get_run(ours).info.status == "RUNNING"
@@ -120,14 +123,14 @@ def test_closes_the_runs_of_a_killed_process_and_of_no_other(config, store):
 
 def test_honours_the_experiments_name(monkeypatch, config, store):
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
-    run = store.get_run(Ledger().start("trial", config, tags()))
+    run = store.get_run(Ledger().start("trial", config, tags(), NOTE))
     assert store.get_experiment(run.info.experiment_id).name == "elsewhere"
 
 
 def test_honours_the_experiments_id(monkeypatch, config, store):
     identity = store.create_experiment("by-id")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", identity)
-    assert store.get_run(Ledger().start("trial", config, tags())).info.experiment_id == identity
+    assert store.get_run(Ledger().start("trial", config, tags(), NOTE)).info.experiment_id == identity
 
 
 def test_finds_the_projects_trials_from_another_experiment(monkeypatch, config, result):
@@ -139,7 +142,7 @@ def test_finds_the_projects_trials_from_another_experiment(monkeypatch, config, 
 def test_puts_trials_under_the_run_of_mlflow_run(monkeypatch, config, store):
     parent = store.create_run("0").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", parent)
-    run = store.get_run(Ledger().start("trial", config, tags()))
+    run = store.get_run(Ledger().start("trial", config, tags(), NOTE))
     assert run.info.run_id != parent
     assert run.data.tags["mlflow.parentRunId"] == parent
 

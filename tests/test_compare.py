@@ -1,0 +1,115 @@
+"""Arms and levels side by side, from a ledger's trials."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from pipeline.compare import compare
+from pipeline.errors import PipelineError
+from pipeline.tracking import Ledger
+from tests.conftest import stage_environment
+
+
+def trial(arm: str, seed: int, val_accuracy: float, study: str = "train", diverged: float = 0.0, start_time: int = 0, **parameters) -> dict:
+    described = {"seed": seed, "batch_size": 64, "normalization": "none" if arm == "baseline" else "batch", **parameters}
+    return {
+        "study": study,
+        "arm": arm,
+        "seed": seed,
+        "start_time": start_time,
+        "diverged": diverged,
+        "val_accuracy": val_accuracy,
+        **{f"params.{name}": str(value) for name, value in described.items()},
+    }
+
+
+def rows(trials: list[dict], study: str = "train", **asked) -> dict[str, dict]:
+    table = compare(pd.DataFrame(trials), study, ["val_accuracy"], **asked)
+    return {row["cell"]: row for row in table.to_dict("records")}
+
+
+TRIALS = [trial("batch_norm", seed, 0.5 + 0.01 * seed) for seed in (0, 1)] + [trial("baseline", seed, 0.4) for seed in (0, 1)]
+
+
+def test_arms_have_mean_and_spread_and_their_paired_difference():
+    table = rows(TRIALS)
+    assert list(table) == ["baseline", "batch_norm"]
+    assert table["batch_norm"]["mean"] == pytest.approx(0.505)
+    assert table["batch_norm"]["sd"] == pytest.approx(0.01 / 2**0.5)
+    assert table["batch_norm"]["difference"] == pytest.approx(0.105)
+    assert table["batch_norm"]["low_95"] < 0.105 < table["batch_norm"]["high_95"]
+    assert table["batch_norm"]["pairs"] == 2
+    assert pd.isna(table["baseline"]["difference"])
+
+
+def test_another_reference_turns_the_difference_round():
+    assert rows(TRIALS, reference="batch_norm")["baseline"]["difference"] == pytest.approx(-0.105)
+
+
+def test_arms_are_compared_at_the_same_level():
+    trials = [
+        trial(arm, seed, accuracy, dropout=dropout)
+        for arm, dropout, accuracy in (("baseline", 0.0, 0.4), ("baseline", 0.3, 0.2), ("batch_norm", 0.0, 0.5), ("batch_norm", 0.3, 0.5))
+        for seed in (0, 1)
+    ]
+    table = rows(trials)
+    assert table["batch_norm, dropout 0.3"]["reference"] == "baseline, dropout 0.3"
+    assert table["batch_norm, dropout 0.3"]["difference"] == pytest.approx(0.3)
+
+
+def test_levels_of_one_arm_are_compared_with_the_smallest():
+    table = rows([trial("batch_norm", seed, size / 1000, batch_size=size) for size in (128, 64, 32) for seed in (0, 1)])
+    assert list(table) == [f"batch_norm, batch_size {size}" for size in (32, 64, 128)]
+    assert table["batch_norm, batch_size 128"]["reference"] == "batch_norm, batch_size 32"
+
+
+def test_only_trials_of_the_study_count_and_of_each_seed_the_newest():
+    others = [trial("baseline", 0, 0.9, study="batch_size_grid"), trial("baseline", 0, 0.4, start_time=-1)]
+    table = rows([*TRIALS, *others, trial("baseline", 1, 0.6, study="batch_size_grid,train", start_time=1)])
+    assert (table["baseline"]["n"], table["baseline"]["mean"]) == (2, pytest.approx(0.5))
+
+
+def test_what_diverged_is_counted_and_in_no_mean():
+    table = rows([*TRIALS, trial("baseline", 2, 0.0, diverged=1.0), trial("batch_norm", 2, 0.6)])
+    assert (table["baseline"]["n"], table["baseline"]["diverged"], table["baseline"]["mean"]) == (2, 1, pytest.approx(0.4))
+    assert table["batch_norm"]["pairs"] == 2
+
+
+def test_without_moving_averages_recalibrated_is_plain():
+    trials = pd.DataFrame([row | {"val_accuracy_recalibrated": 0.7 if row["arm"] == "batch_norm" else None} for row in TRIALS])
+    table = compare(trials, "train", ["val_accuracy_recalibrated"]).set_index("cell")
+    assert table.loc["batch_norm", "difference"] == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    ("study", "metric", "reference", "words"),
+    [
+        ("nonsense", "val_accuracy", None, "--study nonsense: .* there are train"),
+        ("train", "nonsense", None, "--metric nonsense: .* there are diverged, val_accuracy"),
+        ("train", "val_accuracy", "nonsense", "--reference nonsense: .* there are batch_norm, baseline"),
+    ],
+)
+def test_what_is_not_there_is_named_with_what_is(study, metric, reference, words):
+    with pytest.raises(PipelineError, match=words):
+        compare(pd.DataFrame(TRIALS), study, [metric], reference)
+
+
+def test_an_empty_ledger_says_what_to_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    trials = Ledger().finished_trials()
+    with pytest.raises(PipelineError, match="run `make repro`"):
+        compare(trials, "train", ["val_accuracy"])
+
+
+def test_the_command_writes_json_of_a_real_store(built):
+    command = [sys.executable, "-m", "pipeline.compare", "--format", "json", "--metric", "val_accuracy"]
+    environment = stage_environment(DVC_ROOT=str(built.root))
+    done = subprocess.run(command, cwd=built.root, env=environment, capture_output=True, text=True, check=True)
+    table = {row["cell"]: row for row in json.loads(done.stdout)}
+    metrics = json.loads((built.root / "reports/metrics.json").read_text())
+    difference = metrics["train_differences"]["batch_norm_minus_baseline"]["final"]["val_accuracy"]
+    assert table["batch_norm"]["difference"] == pytest.approx(difference["mean"])
+    assert table["batch_norm"]["high_95"] == pytest.approx(difference["high_95"])

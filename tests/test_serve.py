@@ -1,0 +1,129 @@
+"""What the server lets through to the model, and how it refuses the rest."""
+
+import asyncio
+import json
+import re
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pipeline.serve import MAXIMUM_BYTES, Checked, check_images
+from tests.conftest import stage_environment
+
+IMAGES = np.arange(2 * 32 * 32 * 3, dtype=np.int64).reshape(2, 32, 32, 3) % 256
+JSON = [(b"content-type", b"application/json; charset=utf-8")]
+
+
+def body(images: object, key: str = "inputs") -> bytes:
+    return json.dumps({key: images.tolist() if isinstance(images, np.ndarray) else images}).encode()
+
+
+def post(content: bytes, headers: list = JSON, path: str = "/invocations", method: str = "POST") -> tuple[int, dict]:
+    """Ask an application that answers 200 with the number of bytes that reach it."""
+    answers = []
+
+    async def counts(scope, receive, send):
+        received = b""
+        while (message := await receive())["type"] == "http.request":
+            received += message["body"]
+            if not message["more_body"]:
+                break
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps({"bytes": len(received)}).encode()})
+
+    async def send(message):
+        answers.append(message)
+
+    chunks = [content[start : start + 2**20] for start in range(0, len(content), 2**20)] or [b""]
+    messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    messages[-1]["more_body"] = False
+
+    async def receive():
+        return messages.pop(0)
+
+    asyncio.run(Checked(counts)({"type": "http", "method": method, "path": path, "headers": headers}, receive, send))
+    return answers[0]["status"], json.loads(answers[1]["body"])
+
+
+@pytest.mark.parametrize("key", ["inputs", "instances"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_whole_numbers_from_0_to_255_reach_the_model_untouched(key, count):
+    content = body(IMAGES[:count], key)
+    assert post(content) == (200, {"bytes": len(content)})
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b"[1]", "should be a JSON object"),
+        (b"{}", "keys inputs and instances"),
+        (body(IMAGES, "images"), "keys inputs and instances"),
+        (b'{"inputs": [], "instances": []}', "and no other"),
+        (body([]), r"these have \(0,\)"),
+        (body(np.zeros((0, 32, 32, 3))), r"these have \(0,\)"),
+        (body(IMAGES[0]), r"these have \(32, 32, 3\)"),
+        (body(IMAGES[:, :28, :28]), r"these have \(2, 28, 28, 3\)"),
+        (body(IMAGES[..., :1]), r"these have \(2, 32, 32, 1\)"),
+        (body(IMAGES.transpose(0, 3, 1, 2)), r"these have \(2, 3, 32, 32\)"),
+        (body([IMAGES[0].tolist(), IMAGES[1, :16].tolist()]), "ragged"),
+        (body(IMAGES / 255), "numbers with a decimal point"),
+        (body(IMAGES.astype(str)), "texts"),
+        (body(IMAGES > 3), "true and false"),
+        (body([[[[None] * 3] * 32] * 32]), "other things"),
+        (body([[[[10**30] * 3] * 32] * 32]), "far too large"),
+        (body(IMAGES + 1), "these are 1 to 256"),
+        (body(IMAGES - 1), "these are -1 to 254"),
+        (body("images"), "texts"),
+        (body({"image": [1]}), "other things"),
+    ],
+)
+def test_what_is_not_images_is_a_400_with_the_reason_in_one_line(content, words):
+    status, answer = post(content)
+    assert status == 400
+    assert re.search(words, answer["error"]), answer
+    assert "\n" not in answer["error"]
+    assert len(answer["error"]) < 200
+    assert "whole numbers from 0 to 255" in answer["hint"]
+
+
+def test_too_many_images_and_too_many_bytes_are_a_413():
+    status, answer = post(body(np.zeros((1001, 32, 32, 3), int)))
+    assert (status, answer["error"]) == (413, "a request should have 1 to 1,000 images, and this has 1,001")
+    status, answer = post(b" " * (MAXIMUM_BYTES + 1))
+    assert (status, answer["error"]) == (413, "more than 32 MB; send fewer images")
+
+
+@pytest.mark.parametrize("headers", [[], [(b"content-type", b"text/csv")]], ids=["none", "csv"])
+def test_another_content_type_is_a_415(headers):
+    status, answer = post(body(IMAGES), headers)
+    assert status == 415
+    assert "application/json" in answer["error"]
+
+
+def test_other_paths_and_methods_are_mlflows_to_answer():
+    assert post(b"", [], "/ping", "GET") == (200, {"bytes": 0})
+    assert post(b"", [], "/invocations", "GET") == (200, {"bytes": 0})
+
+
+def test_the_images_of_a_thousand_fit():
+    check_images(body(np.full((1000, 32, 32, 3), 255)))
+    assert len(body(np.full((1000, 32, 32, 3), 255))) < MAXIMUM_BYTES
+
+
+@pytest.mark.parametrize("module", ["pipeline.serve", "pipeline.ui"])
+def test_a_taken_port_is_one_clear_error(module, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", module, "--port", port]
+        done = subprocess.run(command, env=stage_environment(DVC_ROOT=str(tmp_path)), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"error: --port {port}: cannot be used" in done.stderr
+    assert "Traceback" not in done.stderr
