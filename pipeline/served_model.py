@@ -10,7 +10,6 @@ import mlflow
 import numpy as np
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-
 warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
 
 
