@@ -22,7 +22,8 @@ PLOTS_PAGE := .dvc/plots.html
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@echo "make repro and make test are all that is needed; each makes the environment if it is not there."
+	@awk '/^##@ / {printf "\n%s\n", substr($$0, 5)} match($$0, /^[a-z-]+:.*## /) {printf "  make %-16s %s\n", substr($$0, 1, index($$0, ":") - 1), substr($$0, RLENGTH + 1)}' $(MAKEFILE_LIST)
 
 # The stamp holds the lock's checksum: the environment is made again when the lock changes, and only then.
 $(READY): $(LOCK)
@@ -41,6 +42,8 @@ $(READY): $(LOCK)
 $(PLOTS_PAGE): $(READY) pipeline/plots_page.py
 	@python -m pipeline.plots_page $@
 	@dvc config --local plots.html_template $(notdir $@)
+
+##@ Build
 
 .PHONY: setup
 setup: $(READY) $(PLOTS_PAGE) ## make the environment (.venv) from the lock
@@ -68,6 +71,23 @@ verdicts: setup ## judge the claims anew by what was measured, and write their r
 demo: setup ## the whole pipeline, shrunken, in a throw-away copy (.demo)
 	@./demo.sh
 
+##@ Look at what was measured
+
+.PHONY: ui
+ui: setup ## compare the runs in the MLflow UI, on http://127.0.0.1:5000 (PORT=... for another)
+	@python -m pipeline.ui --port $(or $(PORT),5000)
+
+.PHONY: compare
+compare: setup ## compare the arms of STUDY=train in the terminal (FORMAT=table, csv or json)
+	@python -m pipeline.compare --study "$(or $(STUDY),train)" --format "$(or $(FORMAT),table)"
+
+.PHONY: serve
+serve: setup ## answer requests with the best model, on http://127.0.0.1:5001 (PORT=... for another)
+	@python -m pipeline.serve --port $(or $(PORT),5001)
+
+.PHONY: plots
+plots: setup ###@ Test
+
 .PHONY: test
 test: setup ## run the tests
 	@python -m pytest
@@ -77,7 +97,7 @@ test-laboratory: setup ## run the tests that measure claims on synthetic data, f
 	@python -m pytest -m laboratory
 
 .PHONY: test-browser
-test-browser: setup browser $(AXE) ## look at reports and plots in headless Chromium: widths, dark, paper, keyboard, axe-core, links (a minute)
+test-browser: setup browser $(AXE) ## try UI, server, reports and plots as users do, in headless Chromium (four minutes)
 	@python -m pytest -m browser
 
 .PHONY: browser
@@ -121,6 +141,8 @@ $(AXE): NPM_NAME := axe-core
 $(AXE): NPM_VERSION := $(AXE_VERSION)
 $(AXE): NPM_SHA256 := $(AXE_SHA256)
 
+##@ Are the results those of the code?
+
 .PHONY: check
 check: setup ## are the committed results those of the committed code, and do two builds agree? (some minutes; needs no data)
 	@python -m checks
@@ -153,9 +175,7 @@ diff: setup ## compare parameters, metrics and plots with BASE=<commit>, by defa
 	  printf '\n### Plots\n\nBoth versions in one picture: `.diff/plots/index.html`.\n'; } > .diff/summary.md
 	@cat .diff/summary.md
 
-.PHONY: plots
-plots: setup ## draw curves and confusion matrices by `dvc plots show`, in a page that needs no network; says where it is
-	@dvc plots show
+##@ Measure speed
 
 .PHONY: bench
 bench: setup $(PEERS)/.ready ## measure speed against the notebook, PyTorch, JAX and the floor (over an hour); PARTS=... for some of it
@@ -173,10 +193,11 @@ $(PEERS)/.ready: benchmarks/requirements.lock
 	@$(PEERS)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
 	@touch $@
 
-.PHONY: ui
-ui: setup ## open the MLflow UI over the project's runs, on http://127.0.0.1:5000
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --port $(or $(PORT),5000) --workers 1 \
-	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
+##@ Change the code
+
+.PHONY: hooks
+hooks: setup ## check style, types and parameters before each commit
+	@pre-commit install
 
 .PHONY: lock
 lock: setup ## pin the requirements anew into the locks
