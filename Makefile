@@ -86,7 +86,10 @@ serve: setup ## answer requests with the best model, on http://127.0.0.1:5001 (P
 	@python -m pipeline.serve --port $(or $(PORT),5001)
 
 .PHONY: plots
-plots: setup ###@ Test
+plots: setup ## draw curves and confusion matrices by `dvc plots show`, in a page that needs no network; says where it is
+	@dvc plots show
+
+##@ Test
 
 .PHONY: test
 test: setup ## run the tests

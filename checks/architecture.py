@@ -20,7 +20,7 @@ from pipeline.strict_yaml import read_yaml
 PAGE = Path("docs/architecture.md")
 BEGIN = "<!-- picture: made by python -m checks.architecture -->"
 END = "<!-- end of picture -->"
-NOT_DATA = (".py", "/templates")  # code, of which each stage's module tells more than a picture could
+NOT_DATA = (".py", ".jinja", "/templates")  # code, of which each stage's module tells more than a picture could
 LABEL_WIDTH = 26  # characters; Mermaid would break a wider line itself, and not between names
 
 
