@@ -45,6 +45,7 @@ def main() -> None:
     with Ledger() as ledger:
         effects = {f"effect_{row['id']}": row["mean"] for row in rows if row["mean"] is not None}
         ledger.log_verdicts(as_table(rows), effects)
+        ledger.tag_claims({name: claim.study for name, claim in parameters.claims.items()})
 
 
 def read_measured(parameters: ClaimsParameters, results: Path = RESULTS) -> dict[str, pd.DataFrame]:

@@ -206,12 +206,22 @@ class Ledger:
         Columns: `study` (all that use it, joined by commas), `arm`, `seed`, `start_time` (ms), every parameter as text in
         `params.<name>`, and every metric's last value.
         """
-        query, rows, token = "tags.kind = 'trial' and attributes.status = 'FINISHED'", [], ""
+        return pd.DataFrame([_as_row(run) for run in self._finished_trial_runs()])
+
+    def tag_claims(self, studies: Mapping[str, str]) -> None:
+        """Name in the tag `claims` of each finished trial the claims that it speaks to; `studies` gives each claim's study."""
+        for run in self._finished_trial_runs():
+            its_studies = run.data.tags["study"].split(",")
+            claims = ",".join(claim for claim, study in studies.items() if study in its_studies)
+            if claims != run.data.tags.get("claims", ""):
+                self.client.set_tag(run.info.run_id, "claims", claims)
+
+    def _finished_trial_runs(self) -> Iterator[Run]:
+        query, token = "tags.kind = 'trial' and attributes.status = 'FINISHED'", ""
         while token is not None:
             page = self.client.search_runs([self.experiment_id], query, max_results=RUNS_PER_PAGE, page_token=token or None)
-            rows += [_as_row(run) for run in page]
+            yield from page
             token = page.token
-        return pd.DataFrame(rows)
 
     def experiment_tags(self) -> dict[str, str]:
         """Return what the experiment is tagged with."""

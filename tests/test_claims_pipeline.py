@@ -53,6 +53,15 @@ def test_every_claim_has_a_row_and_the_verdicts_are_a_run_with_its_table(laborat
     assert table["id"].tolist() == list(verdicts)
 
 
+def test_a_search_finds_the_trials_of_a_claim(laboratory):
+    client = MlflowClient(f"sqlite:///{laboratory.root}/mlflow.db")
+    found = client.search_runs(["1"], "tags.kind = 'trial' and tags.claims LIKE '%B2b%'")
+    assert {run.data.params["learning_rate"] for run in found} == {"0.001", "0.01"}
+    assert len(found) == 8
+    [shared] = [run for run in runs_of(laboratory) if run.info.run_name == "batch_norm-b64-s0"]
+    assert {"B1", "B2a", "I1b"} <= set(shared.data.tags["claims"].split(","))
+
+
 def test_nothing_is_stale_and_nothing_to_do(laboratory):
     assert stale_stages(laboratory.root, CLAIMS) == {}
     assert stages_run(laboratory.succeed("dvc", "repro", "claims/dvc.yaml")) == set()

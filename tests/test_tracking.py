@@ -107,6 +107,14 @@ def test_names_each_study_that_uses_the_trial_once(config, result, store):
     assert store.get_run(run_id).data.tags["study"] == "batch_size_grid,train"
 
 
+def test_names_the_claims_of_all_its_studies(config, result, store):
+    ledger = Ledger()
+    run_id = log_trial(ledger, config, result)
+    ledger.add_study(ledger.find(KEY), "core")
+    ledger.tag_claims({"B1": "core", "B2a": "core", "B2b": "learning_rate"})
+    assert store.get_run(run_id).data.tags["claims"] == "B1,B2a"
+
+
 def test_closes_the_runs_of_a_killed_process_and_of_no_other(config, store):
     program = (
         "import os; from pipeline.parameters import load_parameters; from pipeline.tracking import Ledger;"
