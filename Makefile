@@ -96,7 +96,7 @@ test: setup ## run the tests
 	@python -m pytest
 
 .PHONY: test-laboratory
-test-laboratory: setup ## run the tests that measure claims on synthetic data, from training to report (five minutes)
+test-laboratory: setup ## run the tests that measure claims on synthetic data, from training to report, and the recipes of the README (ten minutes)
 	@python -m pytest -m laboratory
 
 .PHONY: test-browser
