@@ -32,3 +32,4 @@ PYTHON
 
 dvc repro
 echo "The demo's report: .demo/reports/report.html (2 epochs and 2 seeds only: a look, not a result)"
+echo "Its runs: MLFLOW_TRACKING_URI=sqlite:///$PWD/mlflow.db make ui"

@@ -1,6 +1,5 @@
 """The benchmark's figures, as SVG without dates or random ids."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,7 +67,7 @@ def images_per_s(steps: Sequence[Json]) -> Figure:
         ends = [_draw_contender(axes, measured, contender, normalization) for contender in contenders]
         _scale(axes, sorted({step["batch_size"] for step in steps}), [step["images_per_s"]["median"] for step in steps])
         axes.set(title=label, xlabel="batch size")
-        _label_ends(axes, ends)
+        label_ends(axes, ends)
     panels[0].set_ylabel("images/s of the whole machine")
     return figure
 
@@ -92,15 +91,6 @@ def _scale(axes: Axes, sizes: Sequence[int], speeds: Sequence[float]) -> None:
     axes.yaxis.set_major_formatter("{x:.0f}")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_minor_locator(NullLocator())
-
-
-def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Label the ends on an invisible linear scale of logarithms, because `label_ends` moves labels apart by equal steps."""
-    if ends:
-        ruler = axes.twinx()
-        ruler.set_axis_off()
-        ruler.set_ylim(*(math.log(limit) for limit in axes.get_ylim()))
-        label_ends(ruler, [(math.log(speed), text, colour) for speed, text, colour in ends])
 
 
 def parts(full_repro: Json) -> Figure:

@@ -74,8 +74,8 @@ def compare(trials: pd.DataFrame, study: str, metrics: list[str], reference: str
 def _of_study(trials: pd.DataFrame, study: str) -> pd.DataFrame:
     studies = sorted({name for names in trials["study"] for name in names.split(",")}) if len(trials) else []
     if study not in studies:
-        there = f"there are {', '.join(studies)}" if studies else "it has none; run `make repro`"
-        raise PipelineError(f"--study {study}: no finished trial of it is in the ledger; {there}")
+        there = f"there are {', '.join(studies)}" if studies else "nor of any other; run `make repro`"
+        raise PipelineError(f"--study {study}: no finished trial of it is in the ledger, {there}")
     return trials[[study in names.split(",") for names in trials["study"]]]
 
 

@@ -166,7 +166,8 @@ def load_champion() -> tuple[PyFuncModel, str]:
         try:
             version = ledger.client.get_model_version_by_alias(MODEL, ALIAS)
         except MlflowException:
-            raise PipelineError(f"{MODEL}: no version has the alias {ALIAS}; run `dvc repro --force evaluate` to register one") from None
+            mend = "run `make repro`, or, where that has nothing to do, `dvc repro --force evaluate`"
+            raise PipelineError(f"{MODEL}: no version has the alias {ALIAS}; {mend}") from None
         with nothing_on_stderr():
             model = mlflow.pyfunc.load_model(f"models:/{MODEL}/{version.version}")
     return model, f"{MODEL} version {version.version} ({version.tags.get('arm', 'registered by hand')})"

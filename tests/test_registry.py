@@ -121,7 +121,7 @@ def test_one_that_does_not_beat_a_linear_classifier_is_not_served(networks, stor
 
 
 def test_without_a_registry_there_is_no_champion():
-    with pytest.raises(PipelineError, match="run `dvc repro --force evaluate`"):
+    with pytest.raises(PipelineError, match=r"run `make repro`, or, .* `dvc repro --force evaluate`"):
         load_champion()
 
 
