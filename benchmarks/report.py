@@ -14,7 +14,7 @@ from benchmarks.steps import REFERENCE_BATCH_SIZE
 from pipeline.command import run
 from pipeline.errors import PipelineError
 from pipeline.plotting import draw
-from pipeline.readme import update_readme
+from pipeline.readme import update_page
 from pipeline.report import FIGURES, check_files, write_files
 from pipeline.wording import percent
 
@@ -79,7 +79,7 @@ def write_report(*, check: bool = False) -> None:
         check_files(files, FOLDER, REMEDY)
     else:
         write_files(files, FOLDER)
-    update_readme(BEGIN, END, render(results, "headline.md.jinja"), check=check, remedy=REMEDY)
+    update_page(BEGIN, END, render(results, "headline.md.jinja"), check=check, remedy=REMEDY)
 
 
 def read_results(path: Path) -> Json:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from checks.lock import PIPELINES
-from pipeline.atomic import replacing
 from pipeline.command import run
 from pipeline.errors import PipelineError
 from pipeline.parameters import PARAMETERS_FILE
-from pipeline.readme import replace_between
+from pipeline.readme import update_page
 from pipeline.strict_yaml import read_yaml
 
 PAGE = Path("docs/architecture.md")
@@ -46,21 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m checks.architecture", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the picture is not current")
     check = parser.parse_args().check
-    present = PAGE.read_text(encoding="utf-8")
-    current = _with_picture(present, draw(read_stages()))
-    if current == present:
-        return
-    if check:
-        raise PipelineError(f"{PAGE}: the picture is not that of {' and '.join(PIPELINES)}; run `python -m checks.architecture`")
-    with replacing(PAGE) as temporary:
-        temporary.write_text(current, encoding="utf-8")
-
-
-def _with_picture(page: str, picture: str) -> str:
-    try:
-        return replace_between(page, BEGIN, END, picture)
-    except PipelineError:  # it would name the README
-        raise PipelineError(f"{PAGE}: should have the lines '{BEGIN}' and '{END}', once each; put them where the picture belongs") from None
+    update_page(BEGIN, END, draw(read_stages()), check=check, remedy="run `python -m checks.architecture`", page=PAGE)
 
 
 def read_stages(root: Path = Path()) -> list[Stage]:

@@ -10,7 +10,7 @@ from junitparser import JUnitXml, Properties, TestCase
 from pipeline.atomic import replacing
 from pipeline.command import run
 from pipeline.errors import PipelineError
-from pipeline.readme import README, update_readme
+from pipeline.readme import README, update_page
 
 FIGURES = Path("checks/reliability.json")
 BEGIN = "<!-- reliability: made by make resilience -->"
@@ -42,7 +42,7 @@ def main() -> None:
             return
         with replacing(FIGURES) as temporary:
             temporary.write_text(json.dumps(count_figures(cases), indent=2) + "\n", encoding="utf-8")
-    update_readme(BEGIN, END, as_table(read_figures()), check=arguments.check, remedy="run `make resilience`")
+    update_page(BEGIN, END, as_table(read_figures()), check=arguments.check, remedy="run `make resilience`")
 
 
 def count_figures(cases: list[TestCase]) -> dict[str, int]:

@@ -6,7 +6,7 @@ from claims.findings import read_findings
 from claims.parameters import load_claims
 from claims.report import describe_ledger, render_claims
 from pipeline.command import run
-from pipeline.readme import update_readme
+from pipeline.readme import update_page
 
 BEGIN = "<!-- verdicts: made by python -m claims.readme -->"
 END = "<!-- end of verdicts -->"
@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the verdicts in the README are not current")
     check = parser.parse_args().check
     block = render_claims("readme_verdicts.md", **describe_ledger(read_findings(load_claims())), linked="claims/report/report.md")
-    update_readme(BEGIN, END, block, check=check, remedy="run `python -m claims.readme`")
+    update_page(BEGIN, END, block, check=check, remedy="run `python -m claims.readme`")
 
 
 if __name__ == "__main__":

@@ -21,24 +21,20 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Champion:
-    """What the registry says of the model that is served now."""
+    """What the registry says of the model that is served now; of one that was registered by hand, the version alone."""
 
     version: str
-    data_md5: str
-    arm_val_accuracy: Summary
+    data_md5: str | None
+    arm_val_accuracy: Summary | None
 
 
 def choose(histories: Mapping[str, pd.DataFrame]) -> Candidate:
     """Choose among arms by validation accuracy after the last epoch; `histories` has a row per seed and epoch of each.
 
-    Diverged trials do not count, and an arm without any goes before one that has some. Among equals the first wins.
-
-    Raises:
-        ValueError: every trial diverged.
+    Diverged trials do not count, and an arm without any goes before one that has some; not all may have. Among equals the
+    first wins.
     """
     finals = {arm: _final_accuracies(history) for arm, history in histories.items()}
-    if not any(finals.values()):
-        raise ValueError("every trial diverged")
     lost = {arm: histories[arm]["seed"].nunique() - len(finals[arm]) for arm in finals}
     arms = {arm: summarize(pd.Series(accuracies)) for arm, accuracies in finals.items() if accuracies}
     arm = min(arms, key=lambda arm: (lost[arm], -arms[arm].mean))
@@ -68,10 +64,11 @@ def objections(candidate: Candidate, linear_val_accuracy: float, data_md5: str, 
 
 
 def _objections_of(champion: Champion, candidate: Candidate, data_md5: str) -> list[str]:
-    if champion.data_md5 != data_md5:
+    if champion.arm_val_accuracy is None or champion.data_md5 != data_md5:
+        known = "learned from other data or another split" if champion.data_md5 else "was registered by hand"
         return [
-            f"the present champion, version {champion.version}, learned from other data or another split, so that the two cannot be "
-            "compared; take the alias from it in the MLflow UI if it should go"
+            f"the present champion, version {champion.version}, {known}, so that the two cannot be compared; "
+            "take the alias from it in the MLflow UI if it should go"
         ]
     before, now = champion.arm_val_accuracy, candidate.arm_val_accuracy
     spread = max(before.sd or 0.0, now.sd or 0.0)

@@ -1,6 +1,7 @@
 """How every stage starts and ends: one clear line on stderr when something is wrong."""
 
 import errno
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -41,11 +42,15 @@ def run(main: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, _stop)
     try:
         main()
+        sys.stdout.flush()
     except PipelineError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("stopped; what was finished is kept, run the same command again to go on", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # who reads has seen enough; Python would complain once more at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             written = error.filename2 or error.filename or "a file"  # of a copy, the second is what was written

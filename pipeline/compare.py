@@ -12,8 +12,10 @@ from pipeline.command import run
 from pipeline.errors import PipelineError
 from pipeline.notebook_studies import BASELINE
 from pipeline.statistics import PairedDifference, paired_difference, summarize
+from pipeline.trial_key import code_fingerprint
 
 METRICS = ("val_accuracy", "val_accuracy_recalibrated", "val_loss", "train_eval_accuracy")
+LABELS = ("study", "arm", "seed", "start_time", "data_md5", "code")
 PARAMETER = "params."
 RECALIBRATED = "_recalibrated"
 
@@ -32,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.compare", description=__doc__)
     parser.add_argument("--study", default="train", help="a study that has run (default: %(default)s)")
     parser.add_argument("--metric", action="append", help=f"may be repeated (default: {', '.join(METRICS)})")
-    parser.add_argument("--reference", help="arm to compare with (default: baseline, or the study's first arm)")
+    parser.add_argument("--reference", help="arm to compare with (default: baseline, or the arm that was trained first)")
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
     arguments = parser.parse_args()
     from pipeline.tracking import Ledger
@@ -52,15 +54,16 @@ def compare(trials: pd.DataFrame, study: str, metrics: list[str], reference: str
     """Give a row per cell and metric: `mean`, `sd`, `n`, and `difference` to a `reference` cell with its 95 % interval.
 
     `trials` is what `Ledger.finished_trials` gives. A cell is compared with the reference arm at the same level; where
-    there is one arm only, with the study's first level. Trials that diverged are left out and counted in `diverged`.
+    there is one arm only, with the study's first level. Trials of earlier code or of other data are left out, and so are
+    those that diverged, which `diverged` counts.
 
     Raises:
         PipelineError: the ledger has no such study, arm or metric.
     """
     chosen = _of_study(trials, study)
-    if unknown := [metric for metric in metrics if metric not in chosen]:
-        known = ", ".join(sorted(name for name in map(str, chosen) if chosen[name].dtype == "float64"))
-        raise PipelineError(f"--metric {unknown[0]}: no trial of study '{study}' has it; there are {known}")
+    known = sorted(name for name in map(str, chosen) if name not in LABELS and not name.startswith(PARAMETER))
+    if unknown := [metric for metric in metrics if metric not in known]:
+        raise PipelineError(f"--metric {unknown[0]}: no trial of study '{study}' has it; there are {', '.join(known)}")
     cells = _cells(chosen, reference)
     by_name = {cell.name: cell for cell in cells}
     rows = [
@@ -76,7 +79,17 @@ def _of_study(trials: pd.DataFrame, study: str) -> pd.DataFrame:
     if study not in studies:
         there = f"there are {', '.join(studies)}" if studies else "nor of any other; run `make repro`"
         raise PipelineError(f"--study {study}: no finished trial of it is in the ledger, {there}")
-    return trials[[study in names.split(",") for names in trials["study"]]]
+    return _of_one_generation(trials[[study in names.split(",") for names in trials["study"]]])
+
+
+def _of_one_generation(trials: pd.DataFrame) -> pd.DataFrame:
+    """Keep trials of one code and one data set: of today's code if there are any, and of the newest data."""
+    code = code_fingerprint("trial")
+    newest = trials.sort_values("start_time").iloc[-1]
+    same_code = trials[trials["code"] == (code if (trials["code"] == code).any() else newest["code"])]
+    data_md5 = same_code.sort_values("start_time")["data_md5"].iloc[-1]
+    of_same_data: pd.DataFrame = same_code[same_code["data_md5"] == data_md5]
+    return of_same_data
 
 
 def _cells(trials: pd.DataFrame, reference: str | None) -> list[Cell]:
@@ -85,7 +98,7 @@ def _cells(trials: pd.DataFrame, reference: str | None) -> list[Cell]:
     if chosen not in arms:
         raise PipelineError(f"--reference {chosen}: no such arm in the study; there are {', '.join(arms)}")
     level = _what_varies_within_arms(trials)
-    groups = {_key(key): group for key, group in trials.groupby(["arm", *level])}
+    groups = {_key(key): group for key, group in trials.groupby(["arm", *level], dropna=False)}
     order = sorted(groups, key=lambda key: (key[0] != chosen, arms.index(key[0]), [_by_size(value) for value in key[1:]]))
     names = {key: _name(key, level) for key in order}
     return [Cell(names[key], _newest_by_seed(groups[key]), names.get(_reference_of(key, chosen, order))) for key in order]
@@ -124,9 +137,13 @@ def _newest_by_seed(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def _finished(values: pd.DataFrame, metric: str) -> "pd.Series[float]":
-    finished = values[values["diverged"] == 0]
+    finished = values[~_has_diverged(values)]
     plain = metric.removesuffix(RECALIBRATED)  # what has no moving averages has nothing to recalibrate
-    return finished[metric].fillna(finished[plain]).dropna()
+    return (finished[metric].fillna(finished[plain]) if plain in finished else finished[metric]).dropna()
+
+
+def _has_diverged(values: pd.DataFrame) -> "pd.Series[bool]":
+    return values["diverged"] == 1 if "diverged" in values else pd.Series(data=False, index=values.index)
 
 
 def _summary(values: pd.DataFrame, metric: str) -> dict[str, object]:
@@ -136,7 +153,7 @@ def _summary(values: pd.DataFrame, metric: str) -> dict[str, object]:
         "mean": found.mean if found else None,
         "sd": found.sd if found else None,
         "n": len(finished),
-        "diverged": int((values["diverged"] == 1).sum()),
+        "diverged": int(_has_diverged(values).sum()),
     }
 
 

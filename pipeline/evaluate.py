@@ -60,7 +60,10 @@ def main() -> None:
         tables = {**evaluate(predictions, test.labels), "references": references.result()}
     _write(tables, predictions, test)
     write_environment(ENVIRONMENT)
-    _submit(histories, trials)
+
+    from pipeline.submission import submit  # here, not above: it needs TensorFlow and MLflow
+
+    print(submit(histories, trials, OUTPUT))
 
 
 def evaluate(predictions: Predictions, labels: Labels) -> dict[str, pd.DataFrame]:
@@ -92,17 +95,19 @@ def evaluate_references(train: Examples, validation: Examples, test: Examples) -
     with threadpool_limits(1):  # several threads would sum in another order
         linear.fit(train_pixels, train.labels)
         probabilities = linear.predict_proba(test_pixels)
-        validated = {"softmax_regression": linear.predict(validation_pixels)}
+        linear_on_validation = accuracy_score(validation.labels, linear.predict(validation_pixels))
     majority = DummyClassifier(strategy="most_frequent").fit(train_pixels, train.labels)
-    validated["majority_class"] = majority.predict(validation_pixels)
+    of_majority = {
+        name: accuracy_score(examples.labels, majority.predict(pixels))
+        for name, examples, pixels in (("accuracy", test, test_pixels), ("val_accuracy", validation, validation_pixels))
+    }
     table = pd.DataFrame(
         [
-            {"reference": "majority_class", "loss": None, "accuracy": accuracy_score(test.labels, majority.predict(test_pixels))},
-            {"reference": "softmax_regression", **_overall(probabilities, test.labels)},
+            {"reference": "majority_class", "loss": None, **of_majority},
+            {"reference": "softmax_regression", **_overall(probabilities, test.labels), "val_accuracy": linear_on_validation},
         ],
-        columns=["reference", "loss", "accuracy"],
+        columns=["reference", "loss", "accuracy", "val_accuracy"],
     )
-    table["val_accuracy"] = [accuracy_score(validation.labels, validated[reference]) for reference in table["reference"]]
     # The solver stops within a tolerance of 1e-4; what stands behind it depends on which BLAS kernels it happened to use.
     return table.round({"loss": 4})
 
@@ -177,12 +182,6 @@ def _write(tables: dict[str, pd.DataFrame], predictions: Predictions, test: Exam
 def _made(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
-
-
-def _submit(histories: dict[str, pd.DataFrame], trials: Trials) -> None:
-    from pipeline.submission import submit  # TensorFlow and MLflow
-
-    print(submit(histories, trials, OUTPUT))
 
 
 def _pixels(examples: Examples, centre: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 MLflow 3.17 keeps a saved view as a tag of the experiment; the menu *Views* lists them, and an address can name one.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from urllib.parse import quote
 
 from pipeline.tracking import NOTE_TAG, Ledger
 
+WRITTEN_TAG = "note.sha256"
+DEFAULT_EXPERIMENT = "0"
 VIEW_TAG = "mlflow.sharedViewState."
 OURS = "Training runs of the Batch Normalization laboratory"
 FIRST_LINE = f"{OURS}: one run is one trial, and each seed is a trial of its own."
@@ -60,7 +63,7 @@ VIEWS: Mapping[str, View] = {
     "trials": View("All trials", TRIALS, (*_tags("study", "arm"), *_params("batch_size", "learning_rate", "seed"), *LAST_METRICS)),
     "arms": View(
         "Mean curves by arm",
-        f"{TRIALS} and tags.study LIKE '%train%' and params.earlier_batch_sizes = '[]'",  # and not those trained on
+        f"{TRIALS} and tags.study LIKE '%train'",  # which is the last by the alphabet; '%train%' is continued_training too
         (*_tags("arm"), *_params("seed"), *LAST_METRICS),
         group_by=(("tag", "arm"), ("param", "batch_size")),
         curves=CURVES,
@@ -87,13 +90,27 @@ VIEWS: Mapping[str, View] = {
 
 
 def describe_experiment(ledger: Ledger) -> None:
-    """Bring the experiment's note and saved views up to date; a note that somebody else wrote stays."""
+    """Bring the experiment's note and saved views up to date; a note that somebody else wrote or changed stays.
+
+    MLflow's own experiment Default belongs to everybody and is left alone.
+    """
+    if ledger.experiment_id == DEFAULT_EXPERIMENT:
+        return
     results = {kind: run_id for kind in RESULTS if (run_id := ledger.newest_run(kind)) is not None}
-    note = ledger.experiment_tags().get(NOTE_TAG, FIRST_LINE)
-    tags = _views()
-    if note.startswith(OURS):
-        tags[NOTE_TAG] = _note(ledger.experiment_id, results)
+    note, tags = _note(ledger.experiment_id, results), _views()
+    if _is_as_written(ledger.experiment_tags()):
+        tags |= {NOTE_TAG: note, WRITTEN_TAG: _sha256(note)}
     ledger.tag_experiment(tags)
+
+
+def _is_as_written(tags: Mapping[str, str]) -> bool:
+    """Whether the note is the one that was written last; earlier versions did not say which that was."""
+    note = tags.get(NOTE_TAG, "")
+    return not note or (_sha256(note) == tags[WRITTEN_TAG] if WRITTEN_TAG in tags else note.startswith(OURS))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _views() -> dict[str, str]:
@@ -126,6 +143,7 @@ def _note(experiment_id: str, results: Mapping[str, str]) -> str:
             "- `train_eval_*`: inference mode on the first 10,000 training images. `val_*`: validation with BN's moving averages;",
             "  `val_*_recalibrated`: with statistics of the training images in their place; `val_*_batch_statistics`: with those of",
             "  each validation batch, as in training.",
+            "- The tag `claims` names the claims that a trial speaks to. Trials of study `train` have a model that can be served.",
             "- Equal tags `trial_key` promise equal bytes: such a trial is read back and not trained again.",
         ]
     )

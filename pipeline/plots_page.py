@@ -1,6 +1,6 @@
 """The page that `dvc plots` fills, with Vega inside: DVC's own takes it from the network, and stays empty without."""
 
-import sys
+import argparse
 from pathlib import Path
 
 from vl_convert import javascript_bundle
@@ -41,7 +41,9 @@ VEGA
 
 def main() -> None:
     """Write the page to the path that is given, for DVC's `plots.html_template`."""
-    with replacing(Path(sys.argv[1])) as path:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.plots_page", description=__doc__)
+    parser.add_argument("page", type=Path, help="where to write it")
+    with replacing(parser.parse_args().page) as path:
         path.write_text(make_page(), encoding="utf-8")
 
 

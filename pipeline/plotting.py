@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import pandas as pd
@@ -88,12 +89,28 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
 
 
 def _move_apart(places: Sequence[float], sizes: Sequence[float]) -> list[float]:
-    """Centres of things of these sizes, in rising order, that overlap nowhere and have the same mean as `places`."""
-    moved = list(places[:1])
-    for place, below, size in zip(places[1:], sizes, sizes[1:], strict=False):
-        moved.append(max(place, moved[-1] + (below + size) / 2))
-    shift = (sum(moved) - sum(places)) / max(len(places), 1)
-    return [place - shift for place in moved]
+    """Centres of things of these sizes, in rising order, that overlap nowhere; those that would stay around their mean place."""
+    groups: list[tuple[list[float], list[float]]] = []  # the places and sizes of things that touch
+    for place, size in zip(places, sizes, strict=True):
+        groups.append(([place], [size]))
+        while len(groups) > 1 and _top(*groups[-2]) > _bottom(*groups[-1]):
+            wanted, heights = groups.pop()
+            groups[-1] = (groups[-1][0] + wanted, groups[-1][1] + heights)
+    return [centre for wanted, heights in groups for centre in _stack(wanted, heights)]
+
+
+def _bottom(places: Sequence[float], sizes: Sequence[float]) -> float:
+    return sum(places) / len(places) - sum(sizes) / 2
+
+
+def _top(places: Sequence[float], sizes: Sequence[float]) -> float:
+    return _bottom(places, sizes) + sum(sizes)
+
+
+def _stack(places: Sequence[float], sizes: Sequence[float]) -> list[float]:
+    """Centres of things that stand on each other, in the middle of where they should be."""
+    ends = list(accumulate(sizes, initial=_bottom(places, sizes)))
+    return [end + size / 2 for end, size in zip(ends, sizes, strict=False)]
 
 
 def _line_height(axes: Axes) -> float:

@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.readme", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the results in the README are not current")
     check = parser.parse_args().check
-    update_readme(BEGIN, END, headline_results(read_metrics(METRICS)), check=check, remedy="run `python -m pipeline.readme`")
+    update_page(BEGIN, END, headline_results(read_metrics(METRICS)), check=check, remedy="run `python -m pipeline.readme`")
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
@@ -55,32 +55,32 @@ def headline_results(metrics: dict[str, Any]) -> str:
         raise PipelineError(f"{METRICS}: not as the report writes it ({error}); run `dvc repro --force report`") from None
 
 
-def update_readme(begin: str, end: str, block: str, *, remedy: str, check: bool = False) -> None:
-    """Put a block of Markdown between two marker lines of the README; with `check`, write nothing.
+def update_page(begin: str, end: str, block: str, *, remedy: str, check: bool = False, page: Path = README) -> None:
+    """Put a block of Markdown between two marker lines of a page; with `check`, write nothing.
 
     Raises:
         PipelineError: the markers are not there, or with `check`, something else stands between them.
     """
-    present = README.read_text(encoding="utf-8")
-    current = replace_between(present, begin, end, block)
+    present = page.read_text(encoding="utf-8")
+    current = replace_between(present, begin, end, block, page)
     if current == present:
         return
     if check:
-        raise PipelineError(f"{README}: what stands after '{begin}' is not current; {remedy}")
-    with replacing(README) as path:
+        raise PipelineError(f"{page}: what stands after '{begin}' is not current; {remedy}")
+    with replacing(page) as path:
         path.write_text(current, encoding="utf-8")
 
 
-def replace_between(readme: str, begin: str, end: str, block: str) -> str:
-    """Put a block of Markdown between two marker lines of the README.
+def replace_between(text: str, begin: str, end: str, block: str, page: Path = README) -> str:
+    """Put a block of Markdown between two marker lines of a page's text.
 
     Raises:
         PipelineError: the markers are not there, once each and in order.
     """
-    before, found_begin, rest = readme.partition(begin)
+    before, found_begin, rest = text.partition(begin)
     _, found_end, after = rest.partition(end)
     if not (found_begin and found_end) or begin in rest or end in before + after:
-        raise PipelineError(f"{README}: should have the lines '{begin}' and '{end}', once each; put them where the block belongs")
+        raise PipelineError(f"{page}: should have the lines '{begin}' and '{end}', once each; put them where the block belongs")
     return f"{before}{begin}\n{block.strip()}\n{end}{after}"
 
 

@@ -4,38 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.quiet_tensorflow import nothing_on_stderr  # isort: skip - before TensorFlow
+import mlflow.artifacts
 import mlflow.pyfunc
-import numpy as np
-from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
-from mlflow.pyfunc import PyFuncModel
-from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Object, Property
-from numpy.typing import NDArray
 
 from pipeline.champion import Candidate, Champion, objections
-from pipeline.cifar10 import CLASSES, IMAGE_SHAPE
+from pipeline.cifar10 import CLASSES
 from pipeline.errors import PipelineError
-from pipeline.quiet_tensorflow import nothing_on_stderr
+from pipeline.logged_model import IMAGES, log_model
 from pipeline.statistics import Summary
-from pipeline.tracking import Ledger, PatientClient, computing_requirements, store_lock
+from pipeline.tracking import Ledger, PatientClient, store_lock
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     import keras
+    import numpy as np
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.pyfunc import PyFuncModel
+    from numpy.typing import NDArray
 
 MODEL = "cifar10-mlp"
 ALIAS = "champion"
+NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the model, or the alias
+ALREADY_THERE = "RESOURCE_ALREADY_EXISTS"
 ABOUT = "Classifies 32 x 32 colour images into the ten classes of CIFAR-10. The alias `champion` is on the version that is served."
 SIGNATURE = ModelSignature(
-    Schema([TensorSpec(np.dtype("uint8"), (-1, *IMAGE_SHAPE))]),
+    Schema([IMAGES]),
     Schema(
         [
             ColSpec(DataType.string, "class"),
@@ -65,77 +71,129 @@ class Submission:
 
 def register(ledger: Ledger, run_id: str, submission: Submission) -> str:
     """Register the candidate, unless it is registered already, give it the alias if nothing speaks against it; say what came of it."""
-    version = _find(ledger.client, submission) or _add(ledger, run_id, submission)
     with store_lock():
+        version = _find(ledger.client, submission) or _add(ledger, run_id, submission)
+        _describe(ledger.client, version, submission)
         present = read_champion(ledger.client)
-        if present is not None and present.version == str(version.version):
-            return f"{MODEL} version {version.version} ({version.tags['arm']}, seed {version.tags['seed']}) is the champion already"
+        named = f"{MODEL} version {version} ({submission.candidate.arm}, seed {submission.candidate.seed})"
+        if present is not None and present.version == version:
+            return f"{named} is the champion already"
         reasons = objections(submission.candidate, submission.linear_val_accuracy, submission.data_md5, present)
-        ledger.client.set_model_version_tag(MODEL, version.version, "gate", "; ".join(reasons) or "passed")
+        ledger.client.set_model_version_tag(MODEL, version, "gate", "; ".join(reasons) or "passed")
         if reasons:
-            return f"{MODEL} version {version.version} is registered without the alias {ALIAS}: {'; '.join(reasons)}"
-        ledger.client.set_registered_model_alias(MODEL, ALIAS, version.version)
-    return f"{MODEL} version {version.version} ({submission.candidate.arm}, seed {submission.candidate.seed}) is the champion now"
+            return f"{named} is registered without the alias {ALIAS}: {'; '.join(reasons)}"
+        ledger.client.set_registered_model_alias(MODEL, ALIAS, version)
+    return f"{named} is the champion now"
 
 
 def read_champion(client: PatientClient) -> Champion | None:
-    """Read what the registry says of the version that carries the alias, if one does."""
-    try:
-        version = client.get_model_version_by_alias(MODEL, ALIAS)
-    except MlflowException:
+    """Read what the registry says of the version that carries the alias, if one does.
+
+    A version that somebody registered by hand says nothing of itself, and cannot be compared.
+    """
+    version = _version_with_alias(client)
+    if version is None:
         return None
     tags = version.tags
-    # A version that somebody registered by hand says nothing of itself: it cannot be compared.
-    sd, mean = (float(tags.get(f"arm_val_accuracy_{what}", "nan")) for what in ("sd", "mean"))
-    summary = Summary(mean, None if np.isnan(sd) else sd, int(tags.get("arm_seeds", "0")))
-    return Champion(str(version.version), tags.get("data_md5", "unknown"), summary)
+    try:
+        sd, mean = (float(tags[f"arm_val_accuracy_{what}"]) for what in ("sd", "mean"))
+        summary = Summary(mean, None if math.isnan(sd) else sd, int(tags["arm_seeds"]))
+        return Champion(str(version.version), tags["data_md5"], summary)
+    except (KeyError, ValueError):
+        return Champion(str(version.version), None, None)
 
 
-def _find(client: PatientClient, submission: Submission) -> ModelVersion | None:
-    versions = client.search_model_versions(f"name = '{MODEL}' and tags.identity = '{_identity(submission)}'")
-    return max(versions, key=lambda version: int(version.version), default=None)
+def load_champion() -> tuple[PyFuncModel, str]:
+    """Load the model that carries the alias, and say which it is.
+
+    Raises:
+        PipelineError: there is none, or it cannot be loaded.
+    """
+    with Ledger() as ledger:
+        version = _version_with_alias(ledger.client)
+    if version is None:
+        mend = "run `make repro`, or, where that has nothing to do, `dvc repro --force evaluate`"
+        raise PipelineError(f"{MODEL}: no version has the alias {ALIAS}; {mend}")
+    named = f"{MODEL} version {version.version} ({version.tags.get('arm', 'registered by hand')})"
+    mlflow.set_tracking_uri(ledger.tracking_uri)
+    try:
+        with nothing_on_stderr():
+            return mlflow.pyfunc.load_model(f"models:/{MODEL}/{version.version}"), named
+    except (MlflowException, OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise PipelineError(f"{named}: cannot be loaded ({reason}); run `dvc repro --force evaluate` to register it anew") from None
 
 
-def _identity(submission: Submission) -> str:
-    """Equal for what would be served in the same way: trained alike, in the same form, answered for by the same code."""
-    from pipeline import served_model
-
-    form, _, _measured = submission.form.partition(":")
-    described = (submission.trial_key, form, inspect.getsource(served_model), str(SIGNATURE))
-    return hashlib.sha256("\n".join(described).encode()).hexdigest()
-
-
-def _add(ledger: Ledger, run_id: str, submission: Submission) -> ModelVersion:
-    with suppress(MlflowException):  # it is there from the second time on
-        ledger.client.create_registered_model(MODEL, description=ABOUT)
-    model = _log_model(ledger, run_id, submission)
-    ledger.log_model_metrics(run_id, model.model_id, dict(submission.metrics))
-    version: ModelVersion = ledger.client.create_model_version(
-        MODEL, f"models:/{model.model_id}", run_id, tags=_tags(submission), description=submission.card, model_id=model.model_id
-    )
+def _version_with_alias(client: PatientClient) -> ModelVersion | None:
+    try:
+        version: ModelVersion = client.get_model_version_by_alias(MODEL, ALIAS)
+    except MlflowException as error:
+        if error.error_code not in NOT_THERE:
+            raise
+        return None
     return version
 
 
-def _log_model(ledger: Ledger, run_id: str, submission: Submission) -> Any:  # noqa: ANN401 - MLflow's ModelInfo is not typed
-    from pipeline import served_model
+def _find(client: PatientClient, submission: Submission) -> str | None:
+    """The newest version that answers as this one would, and whose files are still there."""
+    versions = client.search_model_versions(f"name = '{MODEL}' and tags.identity = '{_identity(submission)}'")
+    whole = [int(version.version) for version in versions if _has_files(client, version)]
+    return str(max(whole)) if whole else None
 
-    mlflow.set_tracking_uri(ledger.tracking_uri)
-    mlflow.set_experiment(experiment_id=ledger.experiment_id)  # a model goes to the active experiment
-    with tempfile.TemporaryDirectory() as folder, nothing_on_stderr():  # MLflow tries the example, and TensorFlow comments on how
+
+def _has_files(client: PatientClient, version: ModelVersion) -> bool:
+    try:
+        address = client.get_model_version_download_uri(MODEL, version.version)
+        return bool(mlflow.artifacts.list_artifacts(artifact_uri=address))
+    except (MlflowException, OSError):
+        return False
+
+
+def _identity(submission: Submission) -> str:
+    """Equal for what answers in the same way: trained alike, and answered for by the same code."""
+    described = (submission.trial_key, inspect.getsource(_code_of_served_model()), str(SIGNATURE))
+    return hashlib.sha256("\n".join(described).encode()).hexdigest()
+
+
+def _code_of_served_model() -> ModuleType:
+    with nothing_on_stderr():  # where MLflow advises type hints, and would take them for another signature
+        from pipeline import served_model
+    return served_model
+
+
+def _add(ledger: Ledger, run_id: str, submission: Submission) -> str:
+    try:
+        ledger.client.create_registered_model(MODEL, description=ABOUT)
+    except MlflowException as error:
+        if error.error_code != ALREADY_THERE:
+            raise
+    model = _log(ledger, run_id, submission)
+    ledger.log_model_metrics(run_id, model.model_id, dict(submission.metrics))
+    return str(ledger.client.create_model_version(MODEL, f"models:/{model.model_id}", run_id, model_id=model.model_id).version)
+
+
+def _log(ledger: Ledger, run_id: str, submission: Submission) -> Any:  # noqa: ANN401 - MLflow's ModelInfo is not typed
+    with tempfile.TemporaryDirectory() as folder:
         network = Path(folder) / "network.keras"
         submission.network.save(network)
-        return Model.log(
-            artifact_path=None,
-            name=MODEL,
-            flavor=mlflow.pyfunc,
-            run_id=run_id,
-            python_model=served_model.__file__,
+        return log_model(
+            ledger.tracking_uri,
+            run_id,
+            MODEL,
+            mlflow.pyfunc,
+            python_model=_code_of_served_model().__file__,
             artifacts={"network": str(network)},
             model_config={"classes": list(CLASSES)},
             signature=SIGNATURE,
             input_example=submission.example,
-            pip_requirements=computing_requirements(),
         )
+
+
+def _describe(client: PatientClient, version: str, submission: Submission) -> None:
+    """Say of a version what is known now: with more seeds, another mean of its arm."""
+    client.update_model_version(MODEL, version, submission.card)
+    for name, value in _tags(submission).items():
+        client.set_model_version_tag(MODEL, version, name, value)
 
 
 def _tags(submission: Submission) -> dict[str, str]:
@@ -153,21 +211,3 @@ def _tags(submission: Submission) -> dict[str, str]:
         "arm_val_accuracy_sd": "nan" if sd is None else repr(sd),
         **{name: repr(value) for name, value in submission.metrics.items()},
     }
-
-
-def load_champion() -> tuple[PyFuncModel, str]:
-    """Load the model that carries the alias, and say which it is.
-
-    Raises:
-        PipelineError: there is none, or it cannot be loaded.
-    """
-    with Ledger() as ledger:
-        mlflow.set_tracking_uri(ledger.tracking_uri)
-        try:
-            version = ledger.client.get_model_version_by_alias(MODEL, ALIAS)
-        except MlflowException:
-            mend = "run `make repro`, or, where that has nothing to do, `dvc repro --force evaluate`"
-            raise PipelineError(f"{MODEL}: no version has the alias {ALIAS}; {mend}") from None
-        with nothing_on_stderr():
-            model = mlflow.pyfunc.load_model(f"models:/{MODEL}/{version.version}")
-    return model, f"{MODEL} version {version.version} ({version.tags.get('arm', 'registered by hand')})"

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -225,8 +226,9 @@ def _keep_temporary_files_together() -> None:
     inherited = Path(tempfile.gettempdir())
     # Within that of the process that started this one, the paths of sockets would grow too long: put it beside.
     place = inherited.parent if inherited.name.startswith(TEMPORARY_FOLDER.split("{", maxsplit=1)[0]) else inherited
-    for left in place.glob(TEMPORARY_FOLDER.format("[0-9]*") + "*"):
-        if not psutil.pid_exists(int(left.name.split("-")[2])):
+    for left in place.glob(TEMPORARY_FOLDER.format("*") + "*"):
+        process = re.fullmatch(TEMPORARY_FOLDER.format(r"(\d+)") + ".*", left.name)
+        if process is not None and not psutil.pid_exists(int(process[1])):
             shutil.rmtree(left, ignore_errors=True)  # another user's, or being cleared by another process
     folder = tempfile.mkdtemp(prefix=TEMPORARY_FOLDER.format(os.getpid()), dir=place)
     os.environ["TMPDIR"] = tempfile.tempdir = folder

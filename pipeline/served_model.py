@@ -3,14 +3,10 @@
 Uint8 images `(n, 32, 32, 3)` in, for each a dict out: `class`, the likeliest, and `probabilities`, by class.
 """
 
-import warnings
-
 import keras
 import mlflow
 import numpy as np
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
-
-warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
 
 
 class ClassifierOfImages(PythonModel):

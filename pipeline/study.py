@@ -22,7 +22,7 @@ from pipeline.provenance import stage_tags
 from pipeline.runner import EpochEnded, Event, Finished, Interrupted, Started, call_in_worker, run_trials, warm_up
 from pipeline.statistics import summarize
 from pipeline.trial_config import TrialConfig
-from pipeline.trial_key import trial_key
+from pipeline.trial_key import code_fingerprint, trial_key
 from pipeline.trial_result import FINISHED_TRIALS, diverged, result_of
 from pipeline.trials_lock import alone_with_trials
 
@@ -152,7 +152,7 @@ def _read_back(ledger: Ledger, trials: Trials) -> dict[str, str]:
     for key, trial in trials.items():
         run, result = ledger.find(key), result_of(key)
         if run is not None and (result.is_whole() or ledger.read_back(run, result)):
-            ledger.add_study(run, trial.study)
+            ledger.add_study(run, trial.study, trial.note)
             run_ids[key] = run.info.run_id
     return run_ids
 
@@ -195,7 +195,7 @@ class _Recorder:
     ledger: Ledger
     trials: Trials
     # Taken once, as the trial keys are: what is edited while trials run must not be said to have made them.
-    stage_tags: dict[str, str] = field(default_factory=stage_tags)
+    stage_tags: dict[str, str] = field(default_factory=lambda: {**stage_tags(), "code": code_fingerprint("trial")})
     open_runs: dict[str, str] = field(default_factory=dict)
     finished_runs: dict[str, str] = field(default_factory=dict)
 
@@ -223,7 +223,7 @@ class _Recorder:
 
 
 def _log_missing_models(ledger: Ledger, trials: Trials, run_ids: Mapping[str, str]) -> None:
-    from pipeline.tracking import log_models
+    from pipeline.logged_model import log_models
 
     missing = ledger.without_model(run_ids[key] for key in trials)
     weights = {key: result_of(key).weights.resolve() for key in trials}

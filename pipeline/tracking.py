@@ -1,4 +1,4 @@
-"""The ledger of trials: all that the project says to MLflow and asks of it."""
+"""The ledger of trials: all that the project says to MLflow of runs, and asks of them."""
 
 import logging
 import os
@@ -22,7 +22,6 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from pipeline.atomic import naming_what_is_full, remove, replacing
-from pipeline.environment import COMPUTING_PACKAGES, computing_environment
 from pipeline.errors import PipelineError
 from pipeline.provenance import host, lives, stage_tags, this_process
 from pipeline.trial_config import TrialConfig
@@ -41,6 +40,7 @@ EVALUATION_NOTE = (
 NOTE_TAG = "mlflow.note.content"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # without it the UI looks for traces of language models
 RUNS_PER_PAGE = 1_000
+STARTED = ["attributes.start_time ASC"]
 LEDGER_VARIABLE = "TRIAL_LEDGER"
 DRIVER_TAG = "driver"
 RETRIES_VARIABLE = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
@@ -144,8 +144,10 @@ class Ledger:
             for run_id in run_ids:
                 MlflowClient(self.tracking_uri).set_terminated(run_id, status)
 
-    def add_study(self, run: Run, study: str) -> None:
-        """Add a study to the run's tag `study`, which names all that use the trial."""
+    def add_study(self, run: Run, study: str, note: str) -> None:
+        """Add a study to the run's tag `study`, which names all that use the trial; a run without a note gets this one."""
+        if NOTE_TAG not in run.data.tags:
+            self.client.set_tag(run.info.run_id, NOTE_TAG, note)
         studies = {*run.data.tags.get("study", "").split(","), study} - {""}
         if ",".join(sorted(studies)) != run.data.tags.get("study"):
             self.client.set_tag(run.info.run_id, "study", ",".join(sorted(studies)))
@@ -155,7 +157,7 @@ class Ledger:
         return [run_id for run_id in run_ids if not self._has_model(run_id)]
 
     def log_summary(self, run_id: str, metrics: dict[str, float]) -> None:
-        """Copy a trial's last metrics to another run, the one that `mlflow run` opened for it."""
+        """Log metrics that have no steps, as of an evaluation, or of a trial to the run that `mlflow run` opened for it."""
         self._log_metrics(run_id, metrics, step=0)
 
     @contextmanager
@@ -203,8 +205,8 @@ class Ledger:
     def finished_trials(self) -> pd.DataFrame:
         """Return the finished trials of the experiment, a row each.
 
-        Columns: `study` (all that use it, joined by commas), `arm`, `seed`, `start_time` (ms), every parameter as text in
-        `params.<name>`, and every metric's last value.
+        Columns: `study` (all that use it, joined by commas), `arm`, `seed`, `start_time` (ms), `data_md5`, `code` (what the
+        trial key holds of it), every parameter as text in `params.<name>`, and every metric's last value.
         """
         return pd.DataFrame([_as_row(run) for run in self._finished_trial_runs()])
 
@@ -217,10 +219,11 @@ class Ledger:
                 self.client.set_tag(run.info.run_id, "claims", claims)
 
     def _finished_trial_runs(self) -> Iterator[Run]:
+        """Give the finished trials in the order in which they began, without runs that somebody logged by hand."""
         query, token = "tags.kind = 'trial' and attributes.status = 'FINISHED'", ""
         while token is not None:
-            page = self.client.search_runs([self.experiment_id], query, max_results=RUNS_PER_PAGE, page_token=token or None)
-            yield from page
+            page = self.client.search_runs([self.experiment_id], query, ViewType.ACTIVE_ONLY, RUNS_PER_PAGE, STARTED, token or None)
+            yield from (run for run in page if run.data.tags.keys() >= {"study", "arm"} and "seed" in run.data.params)
             token = page.token
 
     def experiment_tags(self) -> dict[str, str]:
@@ -228,7 +231,7 @@ class Ledger:
         return dict(self.client.get_experiment(self.experiment_id).tags)
 
     def tag_experiment(self, tags: Mapping[str, str]) -> None:
-        """Give the experiment those of the tags that it does not have yet."""
+        """Give the experiment these tags, and write only what is new."""
         present = self.experiment_tags()
         for name, value in tags.items():
             if present.get(name) != value:
@@ -284,10 +287,11 @@ class PatientClient:
         self._client = client
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        return partial(_patiently, getattr(self._client, name))
+        return partial(patiently, getattr(self._client, name))
 
 
-def _patiently(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - passes on what the call takes and gives
+def patiently(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - passes on what the call takes and gives
+    """Call what speaks to the tracking store, and again while another process keeps a sqlite store locked."""
     deadline = time.monotonic() + LOCKED_SECONDS
     while True:
         try:
@@ -297,45 +301,6 @@ def _patiently(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any: 
                 raise
             print("another process keeps the tracking store locked; waiting for it", flush=True)
             time.sleep(SECONDS_BETWEEN_CALLS)  # MLflow has mostly waited already, but sqlite may refuse at once
-
-
-def log_models(tracking_uri: str, trials: dict[str, tuple[TrialConfig, Path]]) -> None:
-    """Log a servable model for each run, given with the trial's configuration and weights; runs in a TensorFlow process."""
-    import mlflow.tensorflow
-    import numpy as np
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    from pipeline.cifar10 import CLASSES, IMAGE_SHAPE
-    from pipeline.model import build_model
-    from pipeline.quiet_tensorflow import nothing_on_stderr
-
-    mlflow.set_tracking_uri(tracking_uri)
-    client = MlflowClient(tracking_uri)
-    images = TensorSpec(np.dtype("uint8"), (-1, *IMAGE_SHAPE), "image")
-    probabilities = TensorSpec(np.dtype("float32"), (-1, len(CLASSES)), "probabilities")
-    for run_id, (config, weights) in trials.items():
-        model = build_model(config, config.seed)
-        model.load_weights(weights)
-        mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)  # a model goes to the active experiment
-        with nothing_on_stderr():  # MLflow tries the model on its example, and TensorFlow comments on how
-            _patiently(
-                Model.log,
-                artifact_path=None,
-                name="model",
-                flavor=mlflow.tensorflow,
-                run_id=run_id,
-                model=model,
-                signature=ModelSignature(Schema([images]), Schema([probabilities])),
-                input_example=np.zeros((1, *IMAGE_SHAPE), np.uint8),
-                pip_requirements=computing_requirements(),
-            )
-
-
-def computing_requirements() -> list[str]:
-    """What has to be installed where a model is used, as pip has it."""
-    versions = computing_environment()
-    return [f"{name}=={versions[name]}" for name in COMPUTING_PACKAGES if name in versions]
 
 
 def _open_store(tracking_uri: str) -> MlflowClient:
@@ -379,8 +344,8 @@ def _dataset_input(data_md5: str, context: str) -> DatasetInput:
 
 def _as_row(run: Run) -> dict[str, Any]:
     parameters = {f"params.{name}": value for name, value in run.data.params.items()}
-    labels = {"study": run.data.tags["study"], "arm": run.data.tags["arm"], "seed": int(run.data.params["seed"])}
-    return {**labels, "start_time": run.info.start_time, **parameters, **run.data.metrics}
+    labels = {name: run.data.tags.get(name, "") for name in ("study", "arm", "data_md5", "code")}
+    return {**labels, "seed": int(run.data.params["seed"]), "start_time": run.info.start_time, **parameters, **run.data.metrics}
 
 
 def _final_metrics(history: pd.DataFrame) -> dict[str, float]:

@@ -2,13 +2,10 @@
 
 import argparse
 import os
-import socket
 import sys
 
 from pipeline.command import run
-from pipeline.errors import PipelineError
-
-HOST = "127.0.0.1"
+from pipeline.loopback import HOST, listen
 
 
 def main() -> None:
@@ -17,33 +14,19 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=5000, help="of 127.0.0.1 (default: %(default)s)")
     port = parser.parse_args().port
     from pipeline.experiment_page import VIEWS, describe_experiment, view_address
-    from pipeline.tracking import Ledger
+    from pipeline.tracking import CREDENTIALS, Ledger
 
     with Ledger() as ledger:
         describe_experiment(ledger)
     serves = not ledger.tracking_uri.startswith(("http:", "https:"))
     if serves:
-        check_port(port)
-    server = f"http://{HOST}:{port}" if serves else ledger.tracking_uri.rstrip("/")
+        listen(port).close()  # MLflow would complain of a port that is taken in many lines
+    server = f"http://{HOST}:{port}" if serves else CREDENTIALS.sub("//", ledger.tracking_uri).rstrip("/")
     for key, view in VIEWS.items():
         print(f"{view.name + ':':40} {server}/{view_address(ledger.experiment_id, key)}")
     if serves:
         print("starting the UI, which takes some seconds; stop it with Ctrl-C", flush=True)
         become_server(port, ledger.tracking_uri)
-
-
-def check_port(port: int) -> None:
-    """Find out whether a server could listen there.
-
-    Raises:
-        PipelineError: the port is taken, or is none.
-    """
-    try:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((HOST, port))
-    except (OSError, OverflowError) as error:
-        raise PipelineError(f"--port {port}: cannot be used ({error}); choose another, as in `make ui PORT=5010`") from None
 
 
 def become_server(port: int, tracking_uri: str) -> None:

@@ -124,7 +124,7 @@ def test_a_module_more_among_the_dependencies_changes_nothing(project, monkeypat
 
 def test_a_picture_changed_by_hand_is_found(project, monkeypatch):
     PAGE.write_text(PAGE.read_text().replace("<b>fetch</b>", "<b>fetched</b>"))
-    with pytest.raises(PipelineError, match="the picture is not that of"):
+    with pytest.raises(PipelineError, match=r"is not current; run `python -m checks.architecture`"):
         run(monkeypatch, "--check")
 
 

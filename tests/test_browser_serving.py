@@ -1,6 +1,7 @@
 """The real server with the model of a small pipeline: its answers against what `evaluate` stored, to the last bit."""
 
 import json
+import signal
 import subprocess
 from pathlib import Path
 
@@ -10,32 +11,50 @@ import requests
 from mlflow import MlflowClient
 
 from pipeline.cifar10 import CLASSES
-from tests.conftest import kill_group
 from tests.test_browser_ui import free_port
 
 pytestmark = pytest.mark.browser
 
 
+SUBMIT = """
+from pathlib import Path
+from pipeline import evaluate
+from pipeline.parameters import load_parameters
+from pipeline.submission import submit
+parameters = load_parameters()
+trials = {("batch_norm", seed): (parameters.trial_config("batch_norm", {}, seed), evaluate._weights("batch_norm", seed)) for seed in (0, 1)}
+print(submit({"batch_norm": evaluate._read_history("batch_norm", [0, 1])}, trials, Path("results/evaluate")))
+"""
+
+
 @pytest.fixture(scope="module")
 def project(built, tmp_path_factory):
-    """A copy of the small pipeline whose submission is champion, whatever the gate said of so short a training."""
+    """A copy of the small pipeline in which both arms were submitted, whatever the gate said of so short a training."""
     project = built.copy(tmp_path_factory.mktemp("serving") / "clone")
-    MlflowClient(f"sqlite:///{project.root}/mlflow.db").set_registered_model_alias("cifar10-mlp", "champion", "1")
+    project.succeed("python", "-c", SUBMIT)
     return project
 
 
-@pytest.fixture(scope="module")
-def champion(project):
-    return MlflowClient(f"sqlite:///{project.root}/mlflow.db").get_model_version_by_alias("cifar10-mlp", "champion")
+@pytest.fixture(scope="module", params=["baseline", "batch_norm"])
+def champion(project, request):
+    client = MlflowClient(f"sqlite:///{project.root}/mlflow.db")
+    versions = client.search_model_versions("name = 'cifar10-mlp'")
+    chosen = next((version for version in versions if version.tags["arm"] == request.param), None)
+    if chosen is None:
+        pytest.fail(f"{request.param} was not submitted")
+    client.set_registered_model_alias("cifar10-mlp", "champion", chosen.version)
+    return chosen
 
 
 @pytest.fixture(scope="module")
-def server(project):
+def server(project, champion):
     process = project.start("python", "-u", "-m", "pipeline.serve", "--port", str(free_port()))
     address = next((line.split(" at ")[1].split(";")[0] for line in process.stdout if line.startswith("serving ")), None)
     assert address, "the server did not start"
     yield address
-    kill_group(process)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate()
+    assert "Traceback" not in said
 
 
 def ask(server: str, images: np.ndarray) -> np.ndarray:
@@ -71,7 +90,7 @@ def test_the_readmes_request_names_a_class(project, server):
         ({"json": {"instances": np.full((1, 32, 32, 3), 256).tolist()}}, 400, "0 to 255"),
         ({"data": b"{", "headers": {"Content-Type": "application/json"}}, 400, "JSON"),
         ({"data": b"1,2", "headers": {"Content-Type": "text/csv"}}, 415, "application/json"),
-        ({"data": b" " * 2**26, "headers": {"Content-Type": "application/json"}}, 413, "32 MB"),
+        ({"data": b" " * 2**23, "headers": {"Content-Type": "application/json"}}, 413, "4 MB"),
     ],
     ids=["shape", "type", "range", "broken", "csv", "size"],
 )

@@ -10,6 +10,7 @@ import pytest
 from pipeline.compare import compare
 from pipeline.errors import PipelineError
 from pipeline.tracking import Ledger
+from pipeline.trial_key import code_fingerprint
 from tests.conftest import stage_environment
 
 
@@ -20,6 +21,8 @@ def trial(arm: str, seed: int, val_accuracy: float, study: str = "train", diverg
         "arm": arm,
         "seed": seed,
         "start_time": start_time,
+        "data_md5": "",
+        "code": "",
         "diverged": diverged,
         "val_accuracy": val_accuracy,
         **{f"params.{name}": str(value) for name, value in described.items()},
@@ -72,6 +75,22 @@ def test_only_trials_of_the_study_count_and_of_each_seed_the_newest():
     assert (table["baseline"]["n"], table["baseline"]["mean"]) == (2, pytest.approx(0.5))
 
 
+def test_trials_of_earlier_code_or_of_other_data_are_left_out():
+    old = [row | {"val_accuracy": 0.9, "start_time": 5} for row in TRIALS]
+    table = rows([*(row | {"code": "other"} for row in old), *(row | {"code": code_fingerprint("trial")} for row in TRIALS)])
+    assert table["baseline"]["mean"] == pytest.approx(0.4)
+    table = rows([*old, *(row | {"data_md5": "new", "start_time": 9} for row in TRIALS)])
+    assert (table["baseline"]["mean"], table["baseline"]["n"]) == (pytest.approx(0.4), 2)
+
+
+def test_a_trial_that_lacks_what_another_has_counts_all_the_same():
+    lacking = [{name: value for name, value in row.items() if name != "diverged"} for row in TRIALS]
+    assert rows(lacking)["baseline"]["n"] == 2
+    assert rows([*lacking[:2], *TRIALS[2:]])["batch_norm"]["n"] == 2
+    added = [*TRIALS, trial("baseline", 5, 0.3, dropout=0.5)]
+    assert sum(row["n"] for row in rows(added).values()) == 5
+
+
 def test_what_diverged_is_counted_and_in_no_mean():
     table = rows([*TRIALS, trial("baseline", 2, 0.0, diverged=1.0), trial("batch_norm", 2, 0.6)])
     assert (table["baseline"]["n"], table["baseline"]["diverged"], table["baseline"]["mean"]) == (2, 1, pytest.approx(0.4))
@@ -89,6 +108,8 @@ def test_without_moving_averages_recalibrated_is_plain():
     [
         ("nonsense", "val_accuracy", None, "--study nonsense: .* there are train"),
         ("train", "nonsense", None, "--metric nonsense: .* there are diverged, val_accuracy"),
+        ("train", "params.seed", None, "--metric params.seed: .* there are diverged, val_accuracy"),
+        ("train", "start_time", None, "--metric start_time"),
         ("train", "val_accuracy", "nonsense", "--reference nonsense: .* there are batch_norm, baseline"),
     ],
 )
@@ -102,6 +123,22 @@ def test_an_empty_ledger_says_what_to_run(tmp_path, monkeypatch):
     trials = Ledger().finished_trials()
     with pytest.raises(PipelineError, match="run `make repro`"):
         compare(trials, "train", ["val_accuracy"])
+
+
+def test_runs_that_somebody_logged_by_hand_are_no_trials(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    ledger = Ledger()
+    run = ledger.client.create_run(ledger.experiment_id, tags={"kind": "trial"})
+    ledger.client.set_terminated(run.info.run_id, "FINISHED")
+    assert ledger.finished_trials().empty
+    ledger.tag_claims({"B1": "core"})
+
+
+def test_a_reader_who_stops_reading_is_no_fault(built):
+    program = f"{sys.executable} -m pipeline.compare --format csv | true; exit ${{PIPESTATUS[0]}}"
+    environment = stage_environment(DVC_ROOT=str(built.root))
+    done = subprocess.run(["bash", "-c", program], cwd=built.root, env=environment, capture_output=True, text=True, check=False)
+    assert "Error" not in done.stderr
 
 
 def test_the_command_writes_json_of_a_real_store(built):

@@ -2,13 +2,17 @@
 
 import dataclasses
 import os
+import re
+import shutil
 
 import mlflow
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from pipeline import quiet_tensorflow  # noqa: F401 - before Keras
+from pipeline import serving_form as forms
 from pipeline.champion import Candidate
 from pipeline.cifar10 import CLASSES
 from pipeline.errors import PipelineError
@@ -101,9 +105,55 @@ def test_one_within_the_spread_follows_and_one_behind_is_registered_without_the_
     submit(submission(networks["baseline"]))
     assert "version 2 (baseline, seed 3) is the champion now" in submit(submission(networks["baseline"], "b", mean=0.495))
     said = submit(submission(networks["baseline"], "c", mean=0.45))
-    assert said.startswith("cifar10-mlp version 3 is registered without the alias champion: it validates at 45.00%")
+    assert said.startswith("cifar10-mlp version 3 (baseline, seed 3) is registered without the alias champion: it validates at 45.00%")
     assert alias(store) == "2"
     assert "further behind" in store.get_model_version(MODEL, "3").tags["gate"]
+
+
+def test_a_measured_form_that_comes_out_otherwise_is_no_new_version(networks, store):
+    for ratio in (1.02, 1.03):
+        submit(submission(networks["baseline"], form=f"as trained; folded, images take {ratio} times as long"))
+    [version] = store.search_model_versions(f"name = '{MODEL}'")
+    assert version.tags["form"].endswith("1.03 times as long")
+
+
+def test_one_whose_files_are_gone_is_registered_anew(networks, store, tmp_path):
+    submit(submission(networks["baseline"]))
+    for folder in tmp_path.glob("mlartifacts/models/*"):
+        shutil.rmtree(folder)
+    with pytest.raises(PipelineError, match=r"version 1 \(baseline\): cannot be loaded"):
+        load_champion()
+    assert submit(submission(networks["baseline"])) == "cifar10-mlp version 2 (baseline, seed 3) is the champion now"
+    load_champion()
+
+
+def test_a_version_is_remembered_by_what_was_said_of_it_last(networks, store):
+    submit(submission(networks["baseline"]))
+    submit(submission(networks["baseline"], mean=0.48))
+    assert store.get_model_version(MODEL, "1").tags["arm_val_accuracy_mean"] == "0.48"
+
+
+def test_one_registered_by_hand_stays_until_a_person_decides(networks, store):
+    submit(submission(networks["baseline"]))
+    source = store.get_model_version(MODEL, "1").source
+    by_hand = store.create_model_version(MODEL, source, tags={"arm_seeds": "five"}).version
+    store.set_registered_model_alias(MODEL, ALIAS, by_hand)
+    assert "version 2, was registered by hand" in submit(submission(networks["baseline"], "b"))
+    assert load_champion()[1] == "cifar10-mlp version 2 (registered by hand)"
+
+
+def test_a_registry_that_fails_is_not_taken_for_an_empty_one(networks, store, monkeypatch):
+    submit(submission(networks["baseline"]))
+
+    def fails(*_arguments):
+        raise MlflowException("out of order")
+
+    monkeypatch.setattr(MlflowClient, "get_model_version_by_alias", fails)
+    with pytest.raises(PipelineError, match=r"tracking store .* cannot be used: out of order"):
+        submit(submission(networks["baseline"], "b", mean=0.4))
+    monkeypatch.undo()
+    monkeypatch.setenv("DVC_ROOT", str(store._tracking_client.tracking_uri).removeprefix("sqlite:///").removesuffix("/mlflow.db"))
+    assert alias(store) == "1"
 
 
 def test_what_was_refused_may_come_in_later(networks, store):
@@ -136,7 +186,25 @@ def test_a_run_whose_submission_fails_is_closed_as_failed(networks, store):
 def test_batch_normalization_is_folded_away_only_where_there_is_some_and_it_is_exact(networks, images):
     assert serving_form(networks["baseline"], images).network is networks["baseline"]
     form = serving_form(networks["batch_norm"], images)
+    assert form.network is not networks["batch_norm"] or form.description.startswith("as trained; ")
     np.testing.assert_allclose(predict(form.network, images), predict(networks["batch_norm"], images), atol=1e-4)
     has_batch_norm = any("normalization" in layer.name for layer in form.network.layers)
-    assert form.description.startswith("as trained" if has_batch_norm else "Batch Normalization folded")  # whichever was faster
-    assert "differ by at most" in form.description
+    ratio = float(re.search(r"take ([0-9.]+) times as long", form.description)[1])
+    assert has_batch_norm == form.description.startswith("as trained; ") == (ratio >= 1)
+
+
+def test_what_cannot_be_folded_is_served_as_trained(parameters, images):
+    unfoldable = parameters.trial_config("batch_norm", {"normalization_position": "before_activation", "hidden_units": []}, 0)
+    network = build_model(unfoldable, 0)
+    assert serving_form(network, images).network is network
+
+
+def test_what_is_not_exact_is_not_served(networks, images, monkeypatch):
+    monkeypatch.setattr(forms, "TOLERANCE", 0.0)
+    monkeypatch.setattr(forms, "_time_ratio", lambda *_: 0.5)
+    form = serving_form(networks["batch_norm"], images)
+    assert form.network is networks["batch_norm"]
+    monkeypatch.setattr(forms, "TOLERANCE", 1e-4)
+    assert serving_form(networks["batch_norm"], images).description.startswith("with Batch Normalization folded")
+    monkeypatch.setattr(forms, "_time_ratio", lambda *_: 1.5)
+    assert serving_form(networks["batch_norm"], images).network is networks["batch_norm"]
