@@ -96,11 +96,11 @@ test: setup ## run the tests
 	@python -m pytest
 
 .PHONY: test-laboratory
-test-laboratory: setup ## run the tests that measure claims on synthetic data, from training to report, and the recipes of the README (ten minutes)
+test-laboratory: setup ## run the slow proofs on synthetic data: claims measured from training to report, stages killed, the README's recipes (a quarter of an hour)
 	@python -m pytest -m laboratory
 
 .PHONY: test-browser
-test-browser: setup browser $(AXE) ## try UI, server, reports and plots as users do, in headless Chromium (four minutes)
+test-browser: setup browser $(AXE) ## try UI, registry, server, reports and plots as users do, in headless Chromium (five minutes)
 	@python -m pytest -m browser
 
 .PHONY: browser

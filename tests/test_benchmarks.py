@@ -28,6 +28,7 @@ def folder(tmp_path, examples, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.laboratory
 def test_project_and_notebook_do_the_same_work_and_are_timed(folder, monkeypatch):
     monkeypatch.setenv("TRIAL_WORKERS", "2")
     rows = steps.measure_steps(folder, 32, "batch", ["project", "notebook"], repeats=1)

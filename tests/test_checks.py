@@ -162,6 +162,7 @@ def test_two_builds_of_the_same_have_the_same_outputs_and_runs(built, copy):
     assert unlike_runs(built.root, copy.root) == []
 
 
+@pytest.mark.laboratory
 def test_a_build_in_another_order_of_the_images_is_found_out(built, copy):
     edit(copy.root / "pipeline/seeds.py", "seed_sequence(seed, ", "seed_sequence(seed + 1, ")
     copy.succeed("dvc", "repro", "--single-item", "train@baseline", TRIAL_LEDGER="off")  # as the double build: nothing is trained ahead

@@ -7,6 +7,8 @@ from ruamel.yaml import YAML
 from checks.clone import Clone
 from tests.conftest import ROOT, clone_project
 
+pytestmark = pytest.mark.laboratory
+
 RUN = ("mlflow", "run", ".", "--env-manager=local")
 
 
@@ -39,7 +41,7 @@ def test_main_gives_one_run_per_trial_grouped_under_the_projects_run(project, cl
     [project_run] = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == project_run.info.run_id]
     assert len(children) == len(runs) - 1
-    assert {run.data.tags["kind"] for run in children} == {"trial", "report"}
+    assert {run.data.tags["kind"] for run in children} == {"trial", "evaluation", "report"}
     assert len({run.info.run_name for run in children}) == len(children) == 7
 
 

@@ -24,6 +24,9 @@ from pipeline.tracking import Ledger
 from pipeline.trial import predict
 
 
+pytestmark = pytest.mark.browser
+
+
 @pytest.fixture(autouse=True)
 def store(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))

@@ -264,6 +264,7 @@ def heed_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.laboratory
 def test_ctrl_c_ends_runs_and_workers_and_keeps_what_has_finished(project):
     change("studies", "train", seeds=[0, 1, 2, 3])
     change("trial", epochs=60, batch_size=4)
@@ -287,6 +288,7 @@ def test_ctrl_c_ends_runs_and_workers_and_keeps_what_has_finished(project):
     assert [run.info.status for run in runs() if run.data.tags["arm"] == "baseline"].count("FINISHED") == 4
 
 
+@pytest.mark.laboratory
 def test_a_killed_stage_goes_on_where_it_stopped(project):
     """SIGKILL of everything in mid-trial; then the same bytes as undisturbed, and nothing left over."""
     change("trial", epochs=40, batch_size=4)
