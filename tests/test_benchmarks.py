@@ -45,6 +45,7 @@ def test_project_and_notebook_do_the_same_work_and_are_timed(folder, monkeypatch
         assert row["first_step_s"] > row["step_ms"]["median"] / 1e3
 
 
+@pytest.mark.laboratory
 def test_the_floor_is_measured_beside_the_step(folder):
     measured = floor.measure_floor(folder, 32, "batch", repeats=5)
     assert measured["over_floor"]["n"] == 5
@@ -61,6 +62,7 @@ def test_the_work_is_the_same_whatever_params_yaml_says(folder, monkeypatch):
     assert config_of(Work(str(folder), 32, "batch", 192, 1)) == ordinary
 
 
+@pytest.mark.laboratory
 def test_settings_of_instructions_are_timed_and_leave_no_variable_behind(folder, monkeypatch):
     monkeypatch.setattr(instruction_sets, "SETTINGS", dict(list(instruction_sets.SETTINGS.items())[:3:2]))
     before = dict(os.environ)

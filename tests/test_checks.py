@@ -118,6 +118,7 @@ def test_reports_are_what_their_tables_give(fresh):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.laboratory
 def test_a_spot_check_finds_committed_trials_identical(copy):
     said = copy.succeed("python", "-m", "checks.spot_check", "--trials", "2", "--seed", "1")
     assert said.count(": identical (") == 2

@@ -1,9 +1,5 @@
 """Arms and levels side by side, from a ledger's trials."""
 
-import json
-import subprocess
-import sys
-
 import pandas as pd
 import pytest
 
@@ -11,7 +7,6 @@ from pipeline.compare import compare
 from pipeline.errors import PipelineError
 from pipeline.tracking import Ledger
 from pipeline.trial_key import code_fingerprint
-from tests.conftest import stage_environment
 
 
 def trial(arm: str, seed: int, val_accuracy: float, study: str = "train", diverged: float = 0.0, start_time: int = 0, **parameters) -> dict:
@@ -132,21 +127,3 @@ def test_runs_that_somebody_logged_by_hand_are_no_trials(tmp_path, monkeypatch):
     ledger.client.set_terminated(run.info.run_id, "FINISHED")
     assert ledger.finished_trials().empty
     ledger.tag_claims({"B1": "core"})
-
-
-def test_a_reader_who_stops_reading_is_no_fault(built):
-    program = f"{sys.executable} -m pipeline.compare --format csv | true; exit ${{PIPESTATUS[0]}}"
-    environment = stage_environment(DVC_ROOT=str(built.root))
-    done = subprocess.run(["bash", "-c", program], cwd=built.root, env=environment, capture_output=True, text=True, check=False)
-    assert "Error" not in done.stderr
-
-
-def test_the_command_writes_json_of_a_real_store(built):
-    command = [sys.executable, "-m", "pipeline.compare", "--format", "json", "--metric", "val_accuracy"]
-    environment = stage_environment(DVC_ROOT=str(built.root))
-    done = subprocess.run(command, cwd=built.root, env=environment, capture_output=True, text=True, check=True)
-    table = {row["cell"]: row for row in json.loads(done.stdout)}
-    metrics = json.loads((built.root / "reports/metrics.json").read_text())
-    difference = metrics["train_differences"]["batch_norm_minus_baseline"]["final"]["val_accuracy"]
-    assert table["batch_norm"]["difference"] == pytest.approx(difference["mean"])
-    assert table["batch_norm"]["high_95"] == pytest.approx(difference["high_95"])

@@ -83,6 +83,30 @@ def test_metrics_plots_and_parameters_can_be_shown_and_compared(project):
     assert "baseline" in (project.root / "dvc_plots/index.html").read_text()
 
 
+def test_arms_are_compared_in_the_terminal_as_in_the_report(project):
+    table = json.loads(project.run("python", "-m", "pipeline.compare", "--format", "json", "--metric", "val_accuracy").stdout)
+    [compared] = [row for row in table if row["cell"] == "batch_norm"]
+    metrics = json.loads((project.root / "reports/metrics.json").read_text())
+    difference = metrics["train_differences"]["batch_norm_minus_baseline"]["final"]["val_accuracy"]
+    assert compared["difference"] == pytest.approx(difference["mean"])
+    assert compared["high_95"] == pytest.approx(difference["high_95"])
+
+
+def test_a_reader_of_the_comparison_who_stops_reading_is_no_fault(project):
+    done = project.run("bash", "-c", "python -m pipeline.compare --format csv | true")
+    assert "Error" not in done.stderr
+
+
+def test_the_best_on_validation_was_submitted(project):
+    [run] = runs_of(project, "evaluation")
+    assert len(run.outputs.model_outputs) == 1
+    version = MlflowClient(f"sqlite:///{project.root}/mlflow.db").get_model_version("cifar10-mlp", "1")
+    history = pd.read_csv(project.root / "reports/history.csv")
+    last = history[(history["study"] == "train") & (history["epoch"] == 2)].groupby("arm", sort=False)["val_accuracy"].mean()
+    assert version.tags["arm"] == last.idxmax()
+    assert float(version.tags["arm_val_accuracy_mean"]) == pytest.approx(last.max())
+
+
 def test_a_changed_learning_rate_reruns_what_depends_on_it(project):
     learning_rate = YAML(typ="safe").load(project.root / "params.yaml")["trial"]["learning_rate"]
     project.change("trial", "learning_rate", to=0.01)

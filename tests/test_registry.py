@@ -23,7 +23,6 @@ from pipeline.statistics import Summary
 from pipeline.tracking import Ledger
 from pipeline.trial import predict
 
-
 pytestmark = pytest.mark.browser
 
 
