@@ -83,10 +83,13 @@ def _of_study(trials: pd.DataFrame, study: str) -> pd.DataFrame:
 
 
 def _of_one_generation(trials: pd.DataFrame) -> pd.DataFrame:
-    """Keep trials of one code and one data set: of today's code if there are any, and of the newest data."""
-    code = code_fingerprint("trial")
-    newest = trials.sort_values("start_time").iloc[-1]
-    same_code = trials[trials["code"] == (code if (trials["code"] == code).any() else newest["code"])]
+    """Keep trials of one code and one data set: of today's code if there are any, and of the newest data.
+
+    Trials of a store that an earlier version wrote do not say which code made them; they count with whatever is kept.
+    """
+    today = code_fingerprint("trial")
+    code = today if (trials["code"] == today).any() else trials.sort_values("start_time")["code"].iloc[-1]
+    same_code = trials[trials["code"].isin([code, ""])]
     data_md5 = same_code.sort_values("start_time")["data_md5"].iloc[-1]
     of_same_data: pd.DataFrame = same_code[same_code["data_md5"] == data_md5]
     return of_same_data
