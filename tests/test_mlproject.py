@@ -42,7 +42,7 @@ def test_main_gives_one_run_per_trial_grouped_under_the_projects_run(project, cl
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == project_run.info.run_id]
     assert len(children) == len(runs) - 1
     assert {run.data.tags["kind"] for run in children} == {"trial", "evaluation", "report"}
-    assert len({run.info.run_name for run in children}) == len(children) == 7
+    assert len({run.info.run_name for run in children}) == len(children) == 8
 
 
 def test_a_wrong_override_is_one_clear_error(project):
