@@ -148,9 +148,9 @@ def forget(trials: Trials) -> None:
 
 
 def _read_back(ledger: Ledger, trials: Trials) -> dict[str, str]:
-    run_ids = {}
+    run_ids, finished = {}, ledger.find(trials)
     for key, trial in trials.items():
-        run, result = ledger.find(key), result_of(key)
+        run, result = finished.get(key), result_of(key)
         if run is not None and (result.is_whole() or ledger.read_back(run, result)):
             ledger.add_study(run, trial.study, trial.note)
             run_ids[key] = run.info.run_id
@@ -158,7 +158,7 @@ def _read_back(ledger: Ledger, trials: Trials) -> dict[str, str]:
 
 
 def _run(ledger: Ledger, trials: Trials, ahead: Trials) -> dict[str, str]:
-    done = {key for key in ahead if result_of(key).is_whole() or ledger.find(key)}
+    done = {key for key in ahead if result_of(key).is_whole()} | ledger.find(ahead).keys()
     ahead = {key: trial for key, trial in ahead.items() if key not in done | trials.keys()}
     recorder = _Recorder(ledger, {**ahead, **trials})
     # A result that an earlier process could not log any more is logged now.

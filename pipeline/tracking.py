@@ -5,7 +5,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,7 @@ NOTE_TAG = "mlflow.note.content"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # without it the UI looks for traces of language models
 RUNS_PER_PAGE = 1_000
 STARTED = ["attributes.start_time ASC"]
+NEWEST_FIRST = ["attributes.start_time DESC"]
 LEDGER_VARIABLE = "TRIAL_LEDGER"
 DRIVER_TAG = "driver"
 RETRIES_VARIABLE = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
@@ -91,12 +92,15 @@ class Ledger:
             raise PipelineError(f"{LEDGER_VARIABLE}: should be on or off (got {value!r})")
         return value == "on"
 
-    def find(self, trial_key: str) -> Run | None:
-        """Return the finished run of the trial with this key, if there is one in any experiment of the store."""
-        experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
-        query = f"tags.trial_key = '{trial_key}' and attributes.status = 'FINISHED'"
-        runs = self.client.search_runs(experiments, query, max_results=1)
-        return runs[0] if runs else None
+    def find(self, keys: Collection[str]) -> dict[str, Run]:
+        """Return the finished runs of the trials with these keys, by key, from any experiment of the store.
+
+        Of several runs of one trial, which hold the same result, the newest. One question a key: MLflow's filters know no
+        `IN` for tags, and no `OR`.
+        """
+        experiments = self._experiment_ids() if keys else []
+        found = {key: self._newest(experiments, f"tags.trial_key = '{key}'") for key in keys}
+        return {key: run for key, run in found.items() if run is not None}
 
     def read_back(self, run: Run, result: TrialResult) -> bool:
         """Copy a finished run's result to disk; False, and said so, if its artifacts are gone or damaged."""
@@ -198,9 +202,8 @@ class Ledger:
 
     def newest_run(self, kind: str) -> str | None:
         """Return the id of the newest finished run of a kind (`report`, `verdicts`, `evaluation`), if there is one."""
-        query = f"tags.kind = '{kind}' and attributes.status = 'FINISHED'"
-        runs = self.client.search_runs([self.experiment_id], query, ViewType.ACTIVE_ONLY, 1, ["attributes.start_time DESC"])
-        return runs[0].info.run_id if runs else None
+        run = self._newest([self.experiment_id], f"tags.kind = '{kind}'")
+        return run.info.run_id if run else None
 
     def finished_trials(self) -> pd.DataFrame:
         """Return the finished trials of the experiment, a row each.
@@ -217,6 +220,20 @@ class Ledger:
             claims = ",".join(claim for claim, study in studies.items() if study in its_studies)
             if claims != run.data.tags.get("claims", ""):
                 self.client.set_tag(run.info.run_id, "claims", claims)
+
+    def _newest(self, experiments: list[str], query: str) -> Run | None:
+        finished = f"{query} and attributes.status = 'FINISHED'"
+        runs = self.client.search_runs(experiments, finished, ViewType.ACTIVE_ONLY, 1, NEWEST_FIRST)
+        return runs[0] if runs else None
+
+    def _experiment_ids(self) -> list[str]:
+        """Ids of all experiments of the store that are not deleted."""
+        page = self.client.search_experiments()
+        experiments = list(page)
+        while page.token:
+            page = self.client.search_experiments(page_token=page.token)
+            experiments += page
+        return [str(experiment.experiment_id) for experiment in experiments]
 
     def _finished_trial_runs(self) -> Iterator[Run]:
         """Give the finished trials in the order in which they began, without runs that somebody logged by hand."""

@@ -73,7 +73,7 @@ def test_a_run_tells_all_about_its_trial(config, result, store):
 
 def test_finds_a_finished_trial_and_reads_it_back(config, result, tmp_path):
     run_id = log_trial(Ledger(), config, result)
-    run = Ledger().find(KEY)
+    run = Ledger().find([KEY])[KEY]
     assert run.info.run_id == run_id
     copy = TrialResult(tmp_path / "copy")
     assert Ledger().read_back(run, copy)
@@ -84,8 +84,7 @@ def test_finds_a_finished_trial_and_reads_it_back(config, result, tmp_path):
 def test_does_not_find_what_has_not_finished(config):
     ledger = Ledger()
     ledger.start("batch_norm-b64-s0", config, tags(), NOTE)
-    assert ledger.find(KEY) is None
-    assert ledger.find("b" * 64) is None
+    assert ledger.find([KEY, "b" * 64]) == {}
 
 
 @pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(b"weightz"), lambda path: path.unlink()], ids=["damaged", "gone"])
@@ -95,7 +94,7 @@ def test_a_result_that_is_damaged_or_gone_is_not_read_back(config, result, tmp_p
     spoil(artifact)
     ledger = Ledger()
     copy = TrialResult(tmp_path / "copy")
-    assert not ledger.read_back(ledger.find(KEY), copy)
+    assert not ledger.read_back(ledger.find([KEY])[KEY], copy)
     assert not copy.folder.exists()
 
 
@@ -103,7 +102,7 @@ def test_names_each_study_that_uses_the_trial_once(config, result, store):
     ledger = Ledger()
     run_id = log_trial(ledger, config, result)
     for study in ("batch_size_grid", "train", "batch_size_grid"):
-        ledger.add_study(ledger.find(KEY), study, "another note")
+        ledger.add_study(ledger.find([KEY])[KEY], study, "another note")
     assert store.get_run(run_id).data.tags["study"] == "batch_size_grid,train"
     assert store.get_run(run_id).data.tags["mlflow.note.content"] == NOTE
 
@@ -112,14 +111,14 @@ def test_a_trial_of_an_earlier_version_gets_its_note(config, result, store):
     ledger = Ledger()
     run_id = log_trial(ledger, config, result)
     store.delete_tag(run_id, "mlflow.note.content")
-    ledger.add_study(ledger.find(KEY), "train", NOTE)
+    ledger.add_study(ledger.find([KEY])[KEY], "train", NOTE)
     assert store.get_run(run_id).data.tags["mlflow.note.content"] == NOTE
 
 
 def test_names_the_claims_of_all_its_studies(config, result, store):
     ledger = Ledger()
     run_id = log_trial(ledger, config, result)
-    ledger.add_study(ledger.find(KEY), "core", NOTE)
+    ledger.add_study(ledger.find([KEY])[KEY], "core", NOTE)
     ledger.tag_claims({"B1": "core", "B2a": "core", "B2b": "learning_rate"})
     assert store.get_run(run_id).data.tags["claims"] == "B1,B2a"
 
@@ -153,7 +152,7 @@ def test_honours_the_experiments_id(monkeypatch, config, store):
 def test_finds_the_projects_trials_from_another_experiment(monkeypatch, config, result):
     run_id = log_trial(Ledger(), config, result)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
-    assert Ledger().find(KEY).info.run_id == run_id
+    assert Ledger().find([KEY])[KEY].info.run_id == run_id
 
 
 def test_puts_trials_under_the_run_of_mlflow_run(monkeypatch, config, store):
