@@ -23,6 +23,7 @@ from sqlalchemy.exc import ArgumentError
 
 from pipeline.atomic import naming_what_is_full, remove, replacing
 from pipeline.errors import PipelineError
+from pipeline.project import project_root
 from pipeline.provenance import host, lives, stage_tags, this_process
 from pipeline.trial_config import TrialConfig
 from pipeline.trial_result import FILES, TrialResult, diverged
@@ -64,7 +65,7 @@ class Ledger:
     def __init__(self) -> None:
         # Every child of `mlflow run` inherits this variable; left there, all trials would write into one run.
         self.parent_run_id = os.environ.pop("MLFLOW_RUN_ID", None)
-        self.tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_root() / 'mlflow.db'}"
+        self.tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
         try:
             self.client = PatientClient(_open_store(self.tracking_uri))
             self.experiment_id = self._find_or_create_experiment()
@@ -284,7 +285,7 @@ class Ledger:
             experiment = self.client.get_experiment_by_name(name)
             if experiment is None:
                 local = self.tracking_uri.startswith("sqlite:")
-                location = (_root() / "mlartifacts").as_uri() if local else None
+                location = (project_root() / "mlartifacts").as_uri() if local else None
                 return str(self.client.create_experiment(name, location, EXPERIMENT_TAGS))
         if experiment.lifecycle_stage == "deleted":
             raise PipelineError(f"MLflow experiment '{name}' is deleted; restore it, or set MLFLOW_EXPERIMENT_NAME to another")
@@ -348,10 +349,6 @@ def store_lock() -> FileLock:
     """What lets one process of this user at a time look into the store and change it by what is there."""
     # Not in this process's own folder for temporary files: all processes of a user must meet here.
     return FileLock(Path("/tmp") / f"batch-norm-laboratory-store-{os.getuid()}.lock", timeout=300)  # noqa: S108 - a lock, never read
-
-
-def _root() -> Path:
-    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
 def _dataset_input(data_md5: str, context: str) -> DatasetInput:

@@ -7,19 +7,21 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipeline.atomic import remove
+from pipeline.project import project_root
 from pipeline.trial_result import FINISHED_TRIALS
 
-TRIALS_LOCK = Path(".dvc/tmp/trials.lock")
+TRIALS_LOCK = Path(".dvc/tmp/trials.lock")  # in the project, not in an experiment's copy of it
 
 
 @contextmanager
 def alone_with_trials() -> Iterator[None]:
-    """Let one process of this project at a time run trials: it uses every core, and its results share a folder.
+    """Let one process of this project at a time run trials, experiments in folders of their own included: it uses every core.
 
-    What a killed process has half-written there is cleared.
+    What a killed process has half-written among the results of this folder is cleared.
     """
-    TRIALS_LOCK.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(TRIALS_LOCK)
+    path = project_root() / TRIALS_LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
     try:
         lock.acquire(blocking=False)
     except Timeout:
