@@ -21,7 +21,7 @@ from pipeline.atomic import replacing
 from pipeline.command import run
 from pipeline.environment import computing_environment
 from pipeline.errors import PipelineError
-from pipeline.runner import worker_count
+from pipeline.local_workers import worker_count
 
 OUTPUTS = ("README.md", "benchmarks/README.md", "benchmarks/figures", "benchmarks/results.json")
 REPEATS = 5

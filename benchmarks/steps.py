@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.measure import spread
 from benchmarks.protocol import ROOT, Process
 from benchmarks.work import CLASSES, Work
-from pipeline.runner import worker_count
+from pipeline.local_workers import worker_count
 
 BATCH_SIZES = (8, 32, 64, 128, 512)
 REFERENCE_BATCH_SIZE = 64  # the notebook's, for which the ratios are stated

@@ -9,6 +9,7 @@ import random
 import secrets
 import tempfile
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -22,8 +23,9 @@ from pipeline.command import run
 from pipeline.errors import PipelineError
 from pipeline.parameters import load_parameters
 from pipeline.progress import TrialProgress
-from pipeline.runner import Finished, run_trials
+from pipeline.runner import run_trials
 from pipeline.tables import check_declared, read_committed
+from pipeline.trial_events import Finished
 from pipeline.trial_result import TrialResult, sha256_of
 from pipeline.trials_lock import alone_with_trials
 
@@ -78,9 +80,9 @@ def retrain(trials: list[CommittedTrial], folder: Path) -> list[TrialResult]:
     with (
         alone_with_trials(),
         TrialProgress({key: key for key in keys}, configs, {}) as progress,
-        closing(run_trials(configs, results=folder)) as events,
+        closing(run_trials(configs, results=folder)) as happenings,
     ):
-        for event in events:
+        for event in chain.from_iterable(happenings):
             progress.show(event)
             if isinstance(event, Finished):
                 results[event.key] = event.result

@@ -14,8 +14,8 @@ from pipeline.command import run
 from pipeline.dataset import PROCESSED, load_examples
 from pipeline.environment import write_environment
 from pipeline.errors import PipelineError
+from pipeline.local_workers import call_in_worker, worker_count
 from pipeline.notebook_studies import BASELINE, BATCH_NORM
-from pipeline.runner import call_in_worker, worker_count
 from pipeline.trial_config import TrialConfig
 from pipeline.trials_lock import alone_with_trials
 

@@ -12,6 +12,7 @@ from pipeline.environment import write_environment
 from pipeline.errors import PipelineError
 from pipeline.parameters import Parameters
 from pipeline.study import Trials, complete, forget, label, open_ledger, trials_after, trials_of
+from pipeline.trial_key import TrialKeys
 from pipeline.trial_result import result_of, sha256_of
 from pipeline.trials_lock import alone_with_trials
 
@@ -39,11 +40,11 @@ def run_study(parameters: Parameters, study: str) -> dict[str, pd.DataFrame]:
     """
     if study not in parameters.studies:
         raise PipelineError(f"claims/params.yaml: studies.{study}: not declared; choose from {', '.join(parameters.studies)}")
-    md5 = data_md5()
+    keys = TrialKeys(data_md5())
     cells = [cell for cell in parameters.cells() if cell[0] == study]
-    trials = {key: trial for cell in cells for key, trial in trials_of(parameters, cell, md5).items()}
-    with alone_with_trials(), open_ledger() as ledger:
-        complete(ledger, trials, ahead=trials_after(parameters, cells[-1], md5))
+    trials = {key: trial for cell in cells for key, trial in trials_of(parameters, cell, keys).items()}
+    with alone_with_trials(), open_ledger(parameters.runner) as ledger:
+        complete(ledger, trials, ahead=trials_after(parameters, cells[-1], keys), runner=parameters.runner)
         tables = _gather(trials)
         forget(trials)
     return tables

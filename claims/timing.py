@@ -21,8 +21,8 @@ from pipeline.cifar10 import IMAGE_SHAPE
 from pipeline.command import run
 from pipeline.dataset import PROCESSED, Examples, load_examples
 from pipeline.environment import write_environment
+from pipeline.local_workers import call_in_worker
 from pipeline.notebook_studies import BASELINE, BATCH_NORM
-from pipeline.runner import call_in_worker
 from pipeline.seeds import data_order
 from pipeline.trial_config import TrialConfig
 from pipeline.trials_lock import alone_with_trials

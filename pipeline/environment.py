@@ -18,10 +18,14 @@ VECTOR_INSTRUCTIONS = ("sse4", "fma", "avx", "amx")
 def computing_environment() -> dict[str, str]:
     """Everything about this machine that can change a result's bits, by name."""
     packages = {name: _version(name) for name in COMPUTING_PACKAGES if _version(name)}
-    variables = {
+    return {"python": platform.python_version(), **packages, **_processor(), **_gpus(), **kernel_variables()}
+
+
+def kernel_variables() -> dict[str, str]:
+    """What is set of the variables that choose kernels."""
+    return {
         name: value for name, value in sorted(os.environ.items()) if name in KERNEL_VARIABLES or name.startswith(KERNEL_VARIABLE_FAMILIES)
     }
-    return {"python": platform.python_version(), **packages, **_processor(), **_gpus(), **variables}
 
 
 def result_environment() -> dict[str, str]:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pipeline.command import run
 from pipeline.dataset import data_md5
 from pipeline.errors import PipelineError
-from pipeline.parameters import explain, load_parameters
+from pipeline.parameters import Parameters, explain, load_parameters
 from pipeline.study import Trial, complete, forget, open_ledger
 from pipeline.trial_key import trial_key
 from pipeline.trial_result import result_of
@@ -18,10 +18,11 @@ from pipeline.trials_lock import alone_with_trials
 def main() -> None:
     """Complete one trial and print its last epoch's metrics."""
     project_run = os.environ.get("MLFLOW_RUN_ID")
-    trial = _parse_trial()
+    parameters = load_parameters()
+    trial = _parse_trial(parameters)
     key = trial_key(trial.config, trial.data_md5)
-    with alone_with_trials(), open_ledger() as ledger:
-        complete(ledger, {key: trial})
+    with alone_with_trials(), open_ledger(parameters.runner) as ledger:
+        complete(ledger, {key: trial}, runner=parameters.runner)
         last_epoch = {str(name): float(value) for name, value in result_of(key).read_history().iloc[-1].items()}
         forget({key: trial})
         print(f"{trial.name}:", ", ".join(f"{name} {value:.4g}" for name, value in last_epoch.items()))
@@ -29,7 +30,7 @@ def main() -> None:
             ledger.log_summary(project_run, last_epoch)
 
 
-def _parse_trial() -> Trial:
+def _parse_trial(parameters: Parameters) -> Trial:
     parser = argparse.ArgumentParser(prog="python -m pipeline.one_trial", description=__doc__)
     parser.add_argument("--model", default="batch_norm", help="an arm of params.yaml (default: %(default)s)")
     parser.add_argument("--batch-size", type=int)
@@ -37,7 +38,6 @@ def _parse_trial() -> Trial:
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--seed", type=int, default=0)
     arguments = vars(parser.parse_args())
-    parameters = load_parameters()
     arm, seed = arguments.pop("model"), arguments.pop("seed")
     if arm not in parameters.arms:
         raise PipelineError(f"--model: '{arm}' is not an arm of params.yaml; choose from {', '.join(parameters.arms)}")

@@ -21,6 +21,9 @@ MAXIMUM_WEIGHTS = 10**9
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
+RunnerName = Literal["local", "ray"]
+
+
 class StrictModel(BaseModel):
     """Unknown keys, wrong types, NaN and infinity are errors."""
 
@@ -78,6 +81,7 @@ Cell = tuple[str, str, dict[str, Any]]  # study, arm and level: what one stage r
 class Parameters(StrictModel):
     """All of params.yaml."""
 
+    runner: RunnerName
     data: DataParameters
     split: SplitParameters
     trial: TrainingConfig

@@ -8,8 +8,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pipeline.runner import EpochEnded, Event, Finished, Interrupted, Started
 from pipeline.trial_config import TrialConfig
+from pipeline.trial_events import EpochEnded, Event, Finished, Interrupted, Started
 
 SECONDS_BETWEEN_LINES = 15
 
@@ -21,6 +21,7 @@ class TrialProgress:
         self._names = names
         self._epochs = {key: config.total_epochs for key, config in {**ahead, **trials}.items()}
         self._epochs_done = dict.fromkeys(trials, 0)
+        self._done, self._total = 0, sum(self._epochs[key] for key in trials)  # epochs of all trials: there may be very many
         self._finished = 0
         self._began = 0.0
         self._printed = time.monotonic()
@@ -36,7 +37,7 @@ class TrialProgress:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task(self._description(), total=self._total())
+        self._task = self._bar.add_task(self._description(), total=self._total)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -49,36 +50,37 @@ class TrialProgress:
         """Bring the display up to date."""
         match event:
             case Started(key):
-                self._epochs_done[key] = 0
+                self._set_epochs_done(key, 0)
                 self._began = self._began or time.monotonic()  # the workers' own start says nothing about the time left
             case EpochEnded(key, metrics):
-                self._epochs_done[key] = int(metrics["epoch"])
+                self._set_epochs_done(key, int(metrics["epoch"]))
                 self._print_now_and_then()
             case Finished(key):
                 self._finished += 1
-                self._epochs_done[key] = self._epochs[key]
+                self._set_epochs_done(key, self._epochs[key])
                 self._console.print(f"{self._names[key]} finished ({self._description()}){self._time_left()}")
             case Interrupted(key, reason, gives_up):
-                self._epochs_done[key] = 0
+                self._set_epochs_done(key, 0)
                 self._console.print(f"{self._names[key]}: {reason}; {'giving up' if gives_up else 'starting it again'}")
-        self._bar.update(self._task, completed=sum(self._epochs_done.values()), total=self._total(), description=self._description())
+        self._bar.update(self._task, completed=self._done, total=self._total, description=self._description())
+
+    def _set_epochs_done(self, key: str, epochs: int) -> None:
+        if key not in self._epochs_done:  # one of those ahead
+            self._total += self._epochs[key]
+        self._done += epochs - self._epochs_done.get(key, 0)
+        self._epochs_done[key] = epochs
 
     def _description(self) -> str:
         return f"{self._finished}/{len(self._epochs_done)} trials"
-
-    def _total(self) -> int:
-        return sum(self._epochs[key] for key in self._epochs_done)
 
     def _print_now_and_then(self) -> None:
         """Off a terminal there is no bar; a line every so often shows that work goes on."""
         if not self._console.is_terminal and time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
             self._printed = time.monotonic()
-            done, total = sum(self._epochs_done.values()), self._total()
-            self._console.print(f"{self._description()}, {done}/{total} epochs{self._time_left()}")
+            self._console.print(f"{self._description()}, {self._done}/{self._total} epochs{self._time_left()}")
 
     def _time_left(self) -> str:
-        done, total = sum(self._epochs_done.values()), self._total()
-        if self._console.is_terminal or done in (0, total):
+        if self._console.is_terminal or self._done in (0, self._total):
             return ""
-        seconds = (time.monotonic() - self._began) * (total - done) / done
+        seconds = (time.monotonic() - self._began) * (self._total - self._done) / self._done
         return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"

@@ -100,7 +100,7 @@ def describe(parameters: Parameters, results: Results, metrics: Metrics) -> dict
     images = {split: _count_images(results, split) for split in results.profile["classes"]}
     return {
         "parameters": parameters,
-        "settings": list(flatten(parameters.model_dump(mode="json"))),
+        "settings": list(flatten(parameters.model_dump(mode="json", exclude={"runner"}))),
         "metrics": metrics,
         "difference": metrics[f"{TRAIN}_differences"][f"{BATCH_NORM}_minus_{BASELINE}"],
         "arms": parameters.studies[TRAIN].arms,

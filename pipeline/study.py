@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,18 +17,23 @@ from pipeline.atomic import remove, replacing
 from pipeline.command import interrupted_afterwards
 from pipeline.dataset import data_md5, load_examples
 from pipeline.errors import PipelineError
-from pipeline.parameters import Cell, Parameters, load_parameters
+from pipeline.local_workers import call_in_worker, warm_up
+from pipeline.parameters import Cell, Parameters, RunnerName, load_parameters
 from pipeline.progress import TrialProgress
 from pipeline.provenance import stage_tags
-from pipeline.runner import EpochEnded, Event, Finished, Interrupted, Started, call_in_worker, run_trials, warm_up
+from pipeline.runner import run_trials
 from pipeline.statistics import summarize
 from pipeline.trial_config import TrialConfig
-from pipeline.trial_key import code_fingerprint, trial_key
+from pipeline.trial_events import EpochEnded, Event, Finished, Interrupted, Started
+from pipeline.trial_key import TrialKeys, code_fingerprint
 from pipeline.trial_result import FINISHED_TRIALS, diverged, result_of
 from pipeline.trials_lock import alone_with_trials
 
 if TYPE_CHECKING:
     from pipeline.tracking import Ledger
+
+
+AHEAD = 1_000  # trials of later cells that are looked at, of what may be a hundred thousand
 
 
 @dataclass(frozen=True)
@@ -72,46 +78,49 @@ def run_cell(study: str, arm: str, level: dict[str, Any], output: Path) -> None:
         PipelineError: the study, arm or level is not declared in params.yaml, data is missing, the tracking store is
             out of reach, or a trial failed; finished trials are kept and not run again.
     """
-    parameters, md5, cell = load_parameters(), data_md5(), (study, arm, level)
+    parameters, keys, cell = load_parameters(), TrialKeys(data_md5()), (study, arm, level)
     if cell not in list(parameters.cells()):
         raise PipelineError(f"params.yaml: studies.{study}: has no arm '{arm}' at level {level}, which this stage needs; declare it there")
-    trials = trials_of(parameters, cell, md5)
-    with alone_with_trials(), open_ledger() as ledger:
-        run_ids = complete(ledger, trials, ahead=trials_after(parameters, cell, md5))
+    trials = trials_of(parameters, cell, keys)
+    with alone_with_trials(), open_ledger(parameters.runner) as ledger:
+        run_ids = complete(ledger, trials, ahead=trials_after(parameters, cell, keys), runner=parameters.runner)
         if parameters.studies[study].log_models:
             _log_missing_models(ledger, trials, run_ids)
         _write_cell(trials, output)
         forget(trials)
 
 
-def trials_of(parameters: Parameters, cell: Cell, md5: str) -> Trials:
+def trials_of(parameters: Parameters, cell: Cell, keys: TrialKeys) -> Trials:
     """Give the trials of a cell, one for each of the study's seeds."""
     study, arm, level = cell
     configs = [parameters.trial_config(arm, level, seed) for seed in parameters.studies[study].seeds]
-    return {trial_key(config, md5): Trial(study, arm, level, config, md5) for config in configs}
+    return {keys.of(config): Trial(study, arm, level, config, keys.data_md5) for config in configs}
 
 
-def trials_after(parameters: Parameters, cell: Cell, md5: str) -> Trials:
-    """Give the trials of the cells that params.yaml declares after this one, for workers that have nothing else to do."""
+def trials_after(parameters: Parameters, cell: Cell, keys: TrialKeys) -> Trials:
+    """Give AHEAD trials, or a few more, of the cells declared after this one, for workers that have nothing else to do."""
     cells = list(parameters.cells())
     trials: dict[str, Trial] = {}
     for later in cells[cells.index(cell) + 1 :]:
-        # A trial that studies share belongs to the first.
-        trials |= {key: trial for key, trial in trials_of(parameters, later, md5).items() if key not in trials}
+        if len(trials) >= AHEAD:
+            break
+        for key, trial in trials_of(parameters, later, keys).items():
+            trials.setdefault(key, trial)  # a trial that studies share belongs to the first
     return trials
 
 
 @contextmanager
-def open_ledger() -> Iterator[Ledger]:
-    """Connect to the ledger; meanwhile TensorFlow is imported for the workers."""
-    warm_up()
+def open_ledger(runner: RunnerName) -> Iterator[Ledger]:
+    """Connect to the ledger; meanwhile TensorFlow is imported for the workers of this machine."""
+    if runner == "local":
+        warm_up()
     from pipeline.tracking import Ledger  # here, since this import takes as long as half of TensorFlow's
 
     with Ledger() as ledger:
         yield ledger
 
 
-def complete(ledger: Ledger, trials: Trials, ahead: Trials | None = None) -> dict[str, str]:
+def complete(ledger: Ledger, trials: Trials, *, runner: RunnerName, ahead: Trials | None = None) -> dict[str, str]:
     """See to it that every trial's result is on disk and in the ledger; return the run ids by trial key.
 
     Workers with nothing else to do take up trials of `ahead` meanwhile; what they finish is in the ledger too.
@@ -128,7 +137,7 @@ def complete(ledger: Ledger, trials: Trials, ahead: Trials | None = None) -> dic
     missing = {key: trial for key, trial in trials.items() if key not in run_ids}
     if len(missing) < len(trials):
         print(f"{len(trials) - len(missing)} of {len(trials)} trials are in the ledger already")
-    return run_ids | (_run(ledger, missing, ahead or {}) if missing else {})
+    return run_ids | (_run(ledger, missing, ahead or {}, runner) if missing else {})
 
 
 def _check_training_images(trials: Trials) -> None:
@@ -157,7 +166,7 @@ def _read_back(ledger: Ledger, trials: Trials) -> dict[str, str]:
     return run_ids
 
 
-def _run(ledger: Ledger, trials: Trials, ahead: Trials) -> dict[str, str]:
+def _run(ledger: Ledger, trials: Trials, ahead: Trials, runner: RunnerName) -> dict[str, str]:
     done = {key for key in ahead if result_of(key).is_whole()} | ledger.find(ahead).keys()
     ahead = {key: trial for key, trial in ahead.items() if key not in done | trials.keys()}
     recorder = _Recorder(ledger, {**ahead, **trials})
@@ -171,13 +180,12 @@ def _run(ledger: Ledger, trials: Trials, ahead: Trials) -> dict[str, str]:
     try:
         with (
             TrialProgress(names, configs, ahead_configs) as progress,
-            closing(run_trials(configs, ahead=ahead_configs, names=names)) as events,
+            closing(run_trials(configs, ahead=ahead_configs, names=names, runner=runner)) as happenings,
         ):
-            for event in events:
-                # Broken off in the middle, a run would be open that nobody knows of, or a sqlite store stay locked.
-                with interrupted_afterwards():
-                    recorder.record(event)
-                progress.show(event)
+            for events in happenings:
+                recorder.record(events)
+                for event in events:
+                    progress.show(event)
     except KeyboardInterrupt:
         ledger.end_early(recorder.open_runs.values(), "KILLED")
         raise
@@ -199,14 +207,31 @@ class _Recorder:
     open_runs: dict[str, str] = field(default_factory=dict)
     finished_runs: dict[str, str] = field(default_factory=dict)
 
-    def record(self, event: Event) -> None:
+    def record(self, events: Iterable[Event]) -> None:
+        """Write down what has happened; epochs of a trial that came together are written together."""
+        epochs: dict[str, list[EpochEnded]] = {}
+        for event in events:
+            if isinstance(event, EpochEnded):
+                epochs.setdefault(event.key, []).append(event)
+            else:
+                self._record_epochs(epochs.pop(event.key, []))
+                # Broken off in the middle, a run would be open that nobody knows of, or a sqlite store stay locked.
+                with interrupted_afterwards():
+                    self._record(event)
+        for of_one_trial in epochs.values():
+            self._record_epochs(of_one_trial)
+
+    def _record_epochs(self, epochs: Sequence[EpochEnded]) -> None:
+        if epochs:
+            with interrupted_afterwards():
+                self.ledger.log_epochs(self.open_runs[epochs[0].key], [(epoch.metrics, epoch.seconds) for epoch in epochs])
+
+    def _record(self, event: Started | Finished | Interrupted) -> None:
         match event:
-            case Started(key):
+            case Started(key, host):
                 trial = self.trials[key]
-                tags = {"trial_key": key, **trial.tags, **self.stage_tags}
+                tags = {"trial_key": key, "host": host, **trial.tags, **self.stage_tags}
                 self.open_runs[key] = self.ledger.start(trial.name, trial.config, tags, trial.note)
-            case EpochEnded(key, metrics, seconds):
-                self.ledger.log_epoch(self.open_runs[key], metrics, seconds)
             case Interrupted(key):
                 if key in self.open_runs:
                     self.ledger.end_early([self.open_runs.pop(key)], "FAILED")
@@ -215,11 +240,12 @@ class _Recorder:
                 self.finished_runs[key] = self.open_runs.pop(key)
 
     def record_at_once(self, key: str) -> None:
-        result = result_of(key)
-        self.record(Started(key))
-        for metrics in result.read_history().to_dict("records"):
-            self.ledger.log_epoch(self.open_runs[key], {str(name): value for name, value in metrics.items()}, seconds=None)
-        self.record(Finished(key, result))
+        """Write down a trial that ended before; nobody knows how long its epochs took."""
+        history = result_of(key).read_history().to_dict("records")
+        epochs = [({str(name): value for name, value in metrics.items()}, None) for metrics in history]
+        self._record(Started(key, platform.node()))
+        self.ledger.log_epochs(self.open_runs[key], epochs)
+        self._record(Finished(key, result_of(key)))
 
 
 def _log_missing_models(ledger: Ledger, trials: Trials, run_ids: Mapping[str, str]) -> None:

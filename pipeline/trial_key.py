@@ -13,13 +13,20 @@ PACKAGE = Path(__file__).parent
 
 def trial_key(config: TrialConfig, data_md5: str) -> str:
     """SHA-256 over the configuration, the data, the code that training runs and what computes it."""
-    described = {
-        "config": config.model_dump(),
-        "data_md5": data_md5,
-        "code": code_fingerprint("trial"),
-        "environment": computing_environment(),
-    }
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    return TrialKeys(data_md5).of(config)
+
+
+class TrialKeys:
+    """Gives the trials on one data set their keys; code and machine are looked at once, since that takes longer than a key."""
+
+    def __init__(self, data_md5: str) -> None:
+        self.data_md5 = data_md5
+        self._common = {"data_md5": data_md5, "code": code_fingerprint("trial"), "environment": computing_environment()}
+
+    def of(self, config: TrialConfig) -> str:
+        """Give a trial its key."""
+        described = {"config": config.model_dump(), **self._common}
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def code_fingerprint(module: str) -> str:

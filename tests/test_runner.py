@@ -1,10 +1,14 @@
 import hashlib
+from contextlib import closing
+from itertools import chain
 
 import psutil
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.runner import EpochEnded, Finished, Interrupted, Started, run_trials, worker_count
+from pipeline.local_workers import worker_count
+from pipeline.runner import run_trials
+from pipeline.trial_events import EpochEnded, Finished, Interrupted, Started
 from tests.conftest import kill_workers
 
 
@@ -21,8 +25,14 @@ def long_trial(parameters):
     return parameters.trial_config("batch_norm", {"hidden_units": [64], "batch_size": 4, "epochs": 60}, seed=0)
 
 
+def events_of(*arguments, **named):
+    """One event at a time."""
+    with closing(run_trials(*arguments, **named)) as happenings:
+        yield from chain.from_iterable(happenings)
+
+
 def hashes(trials, processed, results) -> dict[str, str]:
-    finished = [event for event in run_trials(trials, processed, results) if isinstance(event, Finished)]
+    finished = [event for event in events_of(trials, processed, results) if isinstance(event, Finished)]
     files = {event.key: (event.result.history, event.result.weights) for event in finished}
     return {key: hashlib.sha256(b"".join(path.read_bytes() for path in files[key])).hexdigest() for key in sorted(files)}
 
@@ -41,7 +51,7 @@ def test_results_do_not_depend_on_workers_order_or_what_a_worker_did_before(tria
 
 
 def test_tells_each_trials_story_in_order(trials, processed, tmp_path):
-    events = list(run_trials(trials, processed, tmp_path / "results"))
+    events = list(events_of(trials, processed, tmp_path / "results"))
     for key in trials:
         story = [event for event in events if event.key == key]
         assert [type(event) for event in story] == [Started, EpochEnded, EpochEnded, Finished]
@@ -53,7 +63,7 @@ def test_tells_each_trials_story_in_order(trials, processed, tmp_path):
 def test_a_trial_whose_worker_is_killed_is_run_again_with_the_same_result(long_trial, processed, tmp_path, record_property):
     undisturbed = hashes({"trial": long_trial}, processed, tmp_path / "undisturbed")
     events = []
-    for event in run_trials({"trial": long_trial}, processed, tmp_path / "disturbed"):
+    for event in events_of({"trial": long_trial}, processed, tmp_path / "disturbed"):
         if isinstance(event, EpochEnded) and not any(isinstance(earlier, EpochEnded) for earlier in events):
             record_property("workers_killed", kill_workers())
         events.append(event)
@@ -67,7 +77,7 @@ def test_a_trial_killed_every_time_is_given_up_by_name_and_the_others_are_kept(l
     monkeypatch.setenv("TRIAL_WORKERS", "1")
     finished = []
     with pytest.raises(PipelineError, match=r"gave up after 3 attempts.*doomed.*exit code -9"):
-        for event in run_trials({"doomed": long_trial, **trials}, processed, tmp_path / "results"):
+        for event in events_of({"doomed": long_trial, **trials}, processed, tmp_path / "results"):
             if isinstance(event, EpochEnded) and event.key == "doomed" and event.metrics["epoch"] == 1:
                 kill_workers()
             if isinstance(event, Finished):
@@ -79,7 +89,7 @@ def test_workers_that_die_before_they_begin_are_replaced(long_trial, trials, pro
     """A kill between two trials, when the worker has not taken up the next."""
     monkeypatch.setenv("TRIAL_WORKERS", "1")
     events = []
-    for event in run_trials(trials, processed, tmp_path / "results"):
+    for event in events_of(trials, processed, tmp_path / "results"):
         if isinstance(event, Finished) and not events:
             kill_workers()
             events.append(event)
@@ -90,7 +100,7 @@ def test_workers_that_die_before_they_begin_are_replaced(long_trial, trials, pro
 
 def test_idle_workers_take_up_trials_ahead_in_order_and_finish_them(long_trial, trials, processed, tmp_path, monkeypatch):
     monkeypatch.setenv("TRIAL_WORKERS", "2")
-    events = list(run_trials({"own": long_trial}, processed, tmp_path / "results", ahead=trials))
+    events = list(events_of({"own": long_trial}, processed, tmp_path / "results", ahead=trials))
     taken = [event.key for event in events if isinstance(event, Started) and event.key != "own"]
     assert taken
     assert taken == list(trials)[: len(taken)]
@@ -101,7 +111,7 @@ def test_a_trial_near_its_end_is_not_made_to_wait_for_one_ahead(long_trial, proc
     """Two trials of the same length end nearly together, and then so does the run."""
     monkeypatch.setenv("TRIAL_WORKERS", "2")
     twin, equally_long = (long_trial.model_copy(update={"seed": seed}) for seed in (1, 2))
-    events = list(run_trials({"first": long_trial, "second": twin}, processed, tmp_path / "results", ahead={"ahead": equally_long}))
+    events = list(events_of({"first": long_trial, "second": twin}, processed, tmp_path / "results", ahead={"ahead": equally_long}))
     assert {event.key for event in events} == {"first", "second"}
 
 
@@ -109,7 +119,7 @@ def test_a_trial_ahead_whose_worker_dies_is_left_to_its_own_stage(long_trial, pr
     monkeypatch.setenv("TRIAL_WORKERS", "2")
     ahead = {"ahead": long_trial.model_copy(update={"seed": 1})}
     events, killed = [], False
-    for event in run_trials({"own": long_trial}, processed, tmp_path / "results", ahead=ahead):
+    for event in events_of({"own": long_trial}, processed, tmp_path / "results", ahead=ahead):
         events.append(event)
         if isinstance(event, EpochEnded) and event.key == "ahead" and not killed:
             kill_workers()
@@ -121,11 +131,11 @@ def test_a_trial_ahead_whose_worker_dies_is_left_to_its_own_stage(long_trial, pr
 def test_one_worker_never_works_ahead(trials, processed, tmp_path, monkeypatch):
     monkeypatch.setenv("TRIAL_WORKERS", "1")
     own = {"baseline-0": trials["baseline-0"]}
-    assert {event.key for event in run_trials(own, processed, tmp_path / "results", ahead=trials)} == {"baseline-0"}
+    assert {event.key for event in events_of(own, processed, tmp_path / "results", ahead=trials)} == {"baseline-0"}
 
 
 def test_leaving_early_stops_the_workers(long_trial, processed, tmp_path):
-    events = run_trials({"trial": long_trial}, processed, tmp_path / "results")
+    events = events_of({"trial": long_trial}, processed, tmp_path / "results")
     next(events)
     events.close()
     assert not [worker for child in psutil.Process().children() for worker in child.children()]

@@ -24,9 +24,9 @@ from pipeline.dataset import data_md5
 from pipeline.errors import PipelineError
 from pipeline.model import build_model
 from pipeline.parameters import load_parameters
-from pipeline.runner import EpochEnded
 from pipeline.study import run_cell
 from pipeline.tracking import Ledger
+from pipeline.trial_events import EpochEnded
 from pipeline.trial_key import trial_key
 from pipeline.trial_result import DIVERGED_LOSS, diverged, result_of, save_result
 from tests.conftest import ROOT, kill_workers, stage_environment
@@ -220,10 +220,11 @@ def test_a_trial_that_loses_its_worker_every_time_is_named_and_the_others_are_ke
     change("trial", epochs=40, batch_size=4)
     record, killed = study._Recorder.record, 0
 
-    def record_and_kill(recorder, event):
+    def record_and_kill(recorder, events):
         nonlocal killed
-        record(recorder, event)
-        if isinstance(event, EpochEnded) and recorder.trials[event.key].name == "baseline-b4-s0" and event.metrics["epoch"] == 1:
+        record(recorder, events)
+        first_epochs = [event.key for event in events if isinstance(event, EpochEnded) and event.metrics["epoch"] == 1]
+        if "baseline-b4-s0" in [recorder.trials[key].name for key in first_epochs]:
             killed += kill_workers()
 
     monkeypatch.setattr(study._Recorder, "record", record_and_kill)
@@ -324,8 +325,8 @@ def test_a_damaged_leftover_is_not_trusted(project):
 
 def test_what_is_edited_while_trials_run_is_not_said_to_have_made_them(project, monkeypatch):
     keys = []
-    real = study.trial_key
-    monkeypatch.setattr(study, "trial_key", lambda *described: keys.append(real(*described)) or keys[-1])
+    real = study.TrialKeys.of
+    monkeypatch.setattr(study.TrialKeys, "of", lambda *described: keys.append(real(*described)) or keys[-1])
     run_cell("train", "baseline", {}, project / "results")
     assert len(keys) == 8  # once for each trial of this cell and the three after it, before any began
     assert {run.data.tags["trial_key"] for run in runs()} == set(keys[:2])

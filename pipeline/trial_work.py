@@ -1,0 +1,34 @@
+"""What a worker does with a trial, wherever it runs: train, tell of it, and write the result."""
+
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.dataset import Examples
+from pipeline.trial_config import TrialConfig
+from pipeline.trial_events import EpochEnded, Started
+from pipeline.trial_result import result_of, save_result
+
+Tell = Callable[[Started | EpochEnded], None]
+
+
+def work(key: str, config: TrialConfig, train: Examples, validation: Examples, results: Path, tell: Tell) -> None:
+    """Run the trial and write its result into the folder `results`; the process computes deterministically already."""
+    from pipeline import trial
+
+    history: list[dict[str, float]] = []
+    began = time.perf_counter()
+
+    def on_epoch(metrics: dict[str, float]) -> None:
+        nonlocal began
+        now = time.perf_counter()
+        history.append(metrics)
+        tell(EpochEnded(key, metrics, now - began))
+        began = now
+
+    tell(Started(key, platform.node()))
+    model = trial.run_trial(config, train, validation, on_epoch)
+    save_result(result_of(key, results), pd.DataFrame(history), model.save_weights)
