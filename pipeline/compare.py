@@ -40,7 +40,9 @@ def main() -> None:
     from pipeline.tracking import Ledger
 
     with Ledger() as ledger:
-        trials = ledger.finished_trials()
+        trials = ledger.finished_trials(arguments.study)
+        if trials.empty:
+            raise _missing(arguments.study, ledger.newest_studies())
     table = compare(trials, arguments.study, arguments.metric or list(METRICS), arguments.reference)
     write: dict[str, Callable[[], object]] = {
         "table": lambda: _print(table, arguments.study),
@@ -77,9 +79,13 @@ def compare(trials: pd.DataFrame, study: str, metrics: list[str], reference: str
 def _of_study(trials: pd.DataFrame, study: str) -> pd.DataFrame:
     studies = sorted({name for names in trials["study"] for name in names.split(",")}) if len(trials) else []
     if study not in studies:
-        there = f"there are {', '.join(studies)}" if studies else "nor of any other; run `make repro`"
-        raise PipelineError(f"--study {study}: no finished trial of it is in the ledger, {there}")
+        raise _missing(study, studies)
     return _of_one_generation(trials[[study in names.split(",") for names in trials["study"]]])
+
+
+def _missing(study: str, studies: list[str]) -> PipelineError:
+    there = f"; the newest are of {', '.join(studies)}" if studies else ", nor of any other; run `make repro`"
+    return PipelineError(f"--study {study}: no finished trial of it is in the ledger{there}")
 
 
 def _of_one_generation(trials: pd.DataFrame) -> pd.DataFrame:

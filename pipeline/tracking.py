@@ -6,7 +6,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,7 @@ from pipeline.trial_result import FILES, TrialResult, diverged
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it logs with a traceback, it raises too
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for each trial, and a question to the server
 
 EXPERIMENT = "cifar10-batch-norm"
 EVALUATION_NOTE = (
@@ -41,14 +42,24 @@ EVALUATION_NOTE = (
 NOTE_TAG = "mlflow.note.content"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # without it the UI looks for traces of language models
 RUNS_PER_PAGE = 1_000
+EXPERIMENTS_PER_PAGE = 1_000
 STARTED = ["attributes.start_time ASC"]
 NEWEST_FIRST = ["attributes.start_time DESC"]
 LEDGER_VARIABLE = "TRIAL_LEDGER"
 DRIVER_TAG = "driver"
 RETRIES_VARIABLE = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 LOCKED = "database is locked"
+BUSY_SECONDS = 60
 SECONDS_BETWEEN_CALLS = 1
 LOCKED_SECONDS = 240  # as long as MLflow asks a server again, by default
+# MLflow itself has no index by which a tag's value is found, or an open run. deploy/indexes.sql gives a server's database the same.
+# Each holds only rows that are ours: other tags may be too long for an index.
+INDEXES = (
+    "CREATE INDEX IF NOT EXISTS batch_norm_trial_key ON tags (value) WHERE key = 'trial_key'",
+    "CREATE INDEX IF NOT EXISTS batch_norm_kind ON tags (value)"
+    " WHERE key = 'kind' AND (value = 'evaluation' OR value = 'report' OR value = 'verdicts')",
+    "CREATE INDEX IF NOT EXISTS batch_norm_running ON runs (status, experiment_id, lifecycle_stage) WHERE status = 'RUNNING'",
+)
 CREDENTIALS = re.compile(r"//[^/@\s]*@")
 
 
@@ -129,18 +140,18 @@ class Ledger:
 
     def log_epoch(self, run_id: str, metrics: dict[str, float], seconds: float | None) -> None:
         """Log one epoch's metrics, with the epoch as step, and how long it took if that is known."""
-        values = {name: value for name, value in metrics.items() if name != "epoch"}
-        if seconds is not None:
-            values["epoch_seconds"] = seconds
-        self._log_metrics(run_id, values, step=int(metrics["epoch"]))
+        self.log_epochs(run_id, [(metrics, seconds)])
+
+    def log_epochs(self, run_id: str, epochs: Iterable[tuple[dict[str, float], float | None]]) -> None:
+        """Log several epochs, each with its metrics and the seconds it took, in as few calls as MLflow allows: 1,000 values a call."""
+        now = int(time.time() * 1000)
+        self.client.log_batch(run_id, metrics=[metric for epoch in epochs for metric in _metrics_of_epoch(*epoch, now)])
 
     def finish(self, run_id: str, result: TrialResult) -> None:
         """Keep the result in the run and close it: from here on the ledger knows the trial."""
         history = result.read_history()
         self._log_metrics(run_id, _final_metrics(history), step=int(history["epoch"].iloc[-1]))
-        with naming_what_is_full(self.client.get_run(run_id).info.artifact_uri):
-            for name in FILES:
-                self.client.log_artifact(run_id, str(result.folder / name))
+        self._keep(run_id, [result.folder / name for name in FILES])
         self.client.set_terminated(run_id, "FINISHED")
 
     def end_early(self, run_ids: Iterable[str], status: str) -> None:
@@ -179,8 +190,7 @@ class Ledger:
 
     def log_file(self, run_id: str, path: Path) -> None:
         """Keep a file in a run."""
-        with naming_what_is_full(self.client.get_run(run_id).info.artifact_uri):
-            self.client.log_artifact(run_id, str(path))
+        self._keep(run_id, [path])
 
     def log_model_metrics(self, run_id: str, model_id: str, metrics: dict[str, float]) -> None:
         """Log metrics to a run's model, whose page shows them."""
@@ -206,21 +216,43 @@ class Ledger:
         run = self._newest([self.experiment_id], f"tags.kind = '{kind}'")
         return run.info.run_id if run else None
 
-    def finished_trials(self) -> pd.DataFrame:
-        """Return the finished trials of the experiment, a row each.
+    def finished_trials(self, study: str) -> pd.DataFrame:
+        """Return the experiment's finished trials that a study uses, a row each, in the order in which they began.
 
         Columns: `study` (all that use it, joined by commas), `arm`, `seed`, `start_time` (ms), `data_md5`, `code` (what the
         trial key holds of it), every parameter as text in `params.<name>`, and every metric's last value.
         """
-        return pd.DataFrame([_as_row(run) for run in self._finished_trial_runs()])
+        return pd.DataFrame([_as_row(run) for run in self._finished_trial_runs(study)])
+
+    def newest_studies(self) -> list[str]:
+        """Name the studies that use the newest of the experiment's finished trials."""
+        query = "tags.kind = 'trial' and attributes.status = 'FINISHED'"
+        newest = self.client.search_runs([self.experiment_id], query, ViewType.ACTIVE_ONLY, RUNS_PER_PAGE, NEWEST_FIRST)
+        return sorted({study for run in newest if _is_trial(run) for study in run.data.tags["study"].split(",")})
 
     def tag_claims(self, studies: Mapping[str, str]) -> None:
         """Name in the tag `claims` of each finished trial the claims that it speaks to; `studies` gives each claim's study."""
-        for run in self._finished_trial_runs():
+        for run in (run for study in sorted(set(studies.values())) for run in self._finished_trial_runs(study)):
             its_studies = run.data.tags["study"].split(",")
             claims = ",".join(claim for claim, study in studies.items() if study in its_studies)
             if claims != run.data.tags.get("claims", ""):
                 self.client.set_tag(run.info.run_id, "claims", claims)
+
+    def _finished_trial_runs(self, study: str) -> Iterator[Run]:
+        """Give a study's finished trials in the order in which they began, without runs that somebody logged by hand."""
+        # `_` is any character to LIKE. A condition on a second tag would let PostgreSQL plan for a single row, and take seconds.
+        pattern = re.sub(r"\W", "_", study)
+        for run in self._search(f"tags.study LIKE '%{pattern}%' and attributes.status = 'FINISHED'", STARTED):
+            if _is_trial(run) and study in run.data.tags["study"].split(","):
+                yield run
+
+    def _search(self, query: str, order: list[str]) -> Iterator[Run]:
+        """Give the experiment's runs page by page; a page begins at a count of runs, so what is read must not change meanwhile."""
+        token = ""
+        while token is not None:
+            page = self.client.search_runs([self.experiment_id], query, ViewType.ACTIVE_ONLY, RUNS_PER_PAGE, order, token or None)
+            yield from page
+            token = page.token
 
     def _newest(self, experiments: list[str], query: str) -> Run | None:
         finished = f"{query} and attributes.status = 'FINISHED'"
@@ -229,20 +261,13 @@ class Ledger:
 
     def _experiment_ids(self) -> list[str]:
         """Ids of all experiments of the store that are not deleted."""
-        page = self.client.search_experiments()
-        experiments = list(page)
-        while page.token:
-            page = self.client.search_experiments(page_token=page.token)
-            experiments += page
-        return [str(experiment.experiment_id) for experiment in experiments]
-
-    def _finished_trial_runs(self) -> Iterator[Run]:
-        """Give the finished trials in the order in which they began, without runs that somebody logged by hand."""
-        query, token = "tags.kind = 'trial' and attributes.status = 'FINISHED'", ""
+        experiments: list[str] = []
+        token = ""
         while token is not None:
-            page = self.client.search_runs([self.experiment_id], query, ViewType.ACTIVE_ONLY, RUNS_PER_PAGE, STARTED, token or None)
-            yield from (run for run in page if run.data.tags.keys() >= {"study", "arm"} and "seed" in run.data.params)
+            page = self.client.search_experiments(max_results=EXPERIMENTS_PER_PAGE, page_token=token or None)
+            experiments += [str(experiment.experiment_id) for experiment in page]
             token = page.token
+        return experiments
 
     def experiment_tags(self) -> dict[str, str]:
         """Return what the experiment is tagged with."""
@@ -264,6 +289,14 @@ class Ledger:
     def _log_metrics(self, run_id: str, metrics: dict[str, float], step: int) -> None:
         now = int(time.time() * 1000)
         self.client.log_batch(run_id, metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
+
+    def _keep(self, run_id: str, files: Iterable[Path]) -> None:
+        try:
+            for file in files:
+                self.client.log_artifact(run_id, str(file))
+        except (OSError, RuntimeError):
+            with naming_what_is_full(self.client.get_run(run_id).info.artifact_uri):
+                raise
 
     def _explained(self, error: Exception) -> PipelineError:
         reason = f"tracking store {self.tracking_uri} cannot be used: {_first_line(error)}"
@@ -293,7 +326,7 @@ class Ledger:
 
     def _close_runs_of_dead_drivers(self) -> None:
         query = f"attributes.status = 'RUNNING' and tags.{DRIVER_TAG} LIKE '{host()} %'"
-        for run in self.client.search_runs([self.experiment_id], query, run_view_type=ViewType.ACTIVE_ONLY):
+        for run in list(self._search(query, STARTED)):
             if not lives(run.data.tags[DRIVER_TAG]):
                 self.client.set_terminated(run.info.run_id, "KILLED")
 
@@ -325,11 +358,19 @@ def _open_store(tracking_uri: str) -> MlflowClient:
     """Connect, and fail soon if nobody answers; a new sqlite store is initialised by one process at a time."""
     with _asking_once_more(), store_lock():
         if tracking_uri.startswith("sqlite:"):
-            with sqlite3.connect(make_url(tracking_uri).database or "", timeout=60) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")  # readers, as the UI, never wait for writers
+            _execute(tracking_uri, "PRAGMA journal_mode=WAL")  # readers, as the UI, never wait for writers
         client = MlflowClient(tracking_uri)
         client.search_experiments(max_results=1)
+        if tracking_uri.startswith("sqlite:"):
+            with suppress(sqlite3.OperationalError):  # if it is locked or full, the next opening makes them
+                _execute(tracking_uri, *INDEXES)
     return client
+
+
+def _execute(tracking_uri: str, *statements: str) -> None:
+    with closing(sqlite3.connect(make_url(tracking_uri).database or "", timeout=BUSY_SECONDS)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
 
 
 @contextmanager
@@ -354,6 +395,17 @@ def store_lock() -> FileLock:
 def _dataset_input(data_md5: str, context: str) -> DatasetInput:
     dataset = Dataset(name=f"cifar10-{context}", digest=data_md5[:8], source_type="local", source=f'{{"uri": "data/processed/{context}"}}')
     return DatasetInput(dataset, tags=[InputTag("mlflow.data.context", context)])
+
+
+def _metrics_of_epoch(metrics: dict[str, float], seconds: float | None, timestamp: int) -> list[Metric]:
+    values = {name: value for name, value in metrics.items() if name != "epoch"}
+    if seconds is not None:
+        values["epoch_seconds"] = seconds
+    return [Metric(name, value, timestamp, int(metrics["epoch"])) for name, value in values.items()]
+
+
+def _is_trial(run: Run) -> bool:
+    return run.data.tags.get("kind") == "trial" and run.data.tags.keys() >= {"study", "arm"} and "seed" in run.data.params
 
 
 def _as_row(run: Run) -> dict[str, Any]:

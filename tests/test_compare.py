@@ -1,9 +1,13 @@
 """Arms and levels side by side, from a ledger's trials."""
 
+import re
+import sys
+
 import pandas as pd
 import pytest
 
-from pipeline.compare import compare
+from pipeline import tracking
+from pipeline.compare import compare, main
 from pipeline.errors import PipelineError
 from pipeline.tracking import Ledger
 from pipeline.trial_key import code_fingerprint
@@ -106,7 +110,7 @@ def test_without_moving_averages_recalibrated_is_plain():
 @pytest.mark.parametrize(
     ("study", "metric", "reference", "words"),
     [
-        ("nonsense", "val_accuracy", None, "--study nonsense: .* there are train"),
+        ("nonsense", "val_accuracy", None, "--study nonsense: .* the newest are of train"),
         ("train", "nonsense", None, "--metric nonsense: .* there are diverged, val_accuracy"),
         ("train", "params.seed", None, "--metric params.seed: .* there are diverged, val_accuracy"),
         ("train", "start_time", None, "--metric start_time"),
@@ -118,17 +122,60 @@ def test_what_is_not_there_is_named_with_what_is(study, metric, reference, words
         compare(pd.DataFrame(TRIALS), study, [metric], reference)
 
 
+def compare_in_ledger(monkeypatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["compare", *arguments])
+    main()
+
+
+def log_finished(ledger: Ledger, study: str, arm: str = "batch_norm", seed: int = 0, **tags: str) -> str:
+    described = {"kind": "trial", "arm": arm, "study": study, "data_md5": "", **tags}
+    run_id = ledger.client.create_run(ledger.experiment_id, tags=described).info.run_id
+    ledger.client.log_param(run_id, "seed", seed)
+    ledger.log_summary(run_id, {"val_accuracy": 0.5 + 0.1 * seed})
+    ledger.client.set_terminated(run_id)
+    return run_id
+
+
+def test_a_study_is_read_from_the_ledger_and_no_other_whose_name_holds_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    ledger = Ledger()
+    for study, seed in (("train", 0), ("batch_size_grid,train", 1), ("continued_training", 2), ("train_long", 3)):
+        log_finished(ledger, study, seed=seed)
+    assert ledger.finished_trials("train")["seed"].tolist() == [0, 1]
+    compare_in_ledger(monkeypatch, "--metric", "val_accuracy", "--format", "csv")
+    assert capsys.readouterr().out.splitlines()[1].startswith("batch_norm,val_accuracy,0.55,")
+
+
+def test_a_study_of_more_trials_than_a_page_is_whole_and_in_order(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setattr(tracking, "RUNS_PER_PAGE", 2)
+    ledger = Ledger()
+    for seed in range(5):
+        log_finished(ledger, "train", seed=seed)
+    assert ledger.finished_trials("train")["seed"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_study_that_is_not_in_the_ledger_is_named_with_those_that_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    log_finished(Ledger(), "batch_size_grid,train")
+    for study in ("nonsense", "it's", "50%", "a\\b", ""):
+        words = rf"--study {re.escape(study)}: no finished trial of it is in the ledger; the newest are of batch_size_grid, train"
+        with pytest.raises(PipelineError, match=words):
+            compare_in_ledger(monkeypatch, "--study", study)
+
+
 def test_an_empty_ledger_says_what_to_run(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    trials = Ledger().finished_trials()
     with pytest.raises(PipelineError, match="run `make repro`"):
-        compare(trials, "train", ["val_accuracy"])
+        compare_in_ledger(monkeypatch)
 
 
 def test_runs_that_somebody_logged_by_hand_are_no_trials(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     ledger = Ledger()
-    run = ledger.client.create_run(ledger.experiment_id, tags={"kind": "trial"})
-    ledger.client.set_terminated(run.info.run_id, "FINISHED")
-    assert ledger.finished_trials().empty
+    for tags in ({"kind": "trial"}, {"study": "core"}, {"study": "core", "kind": "trial"}):
+        run = ledger.client.create_run(ledger.experiment_id, tags=tags)
+        ledger.client.set_terminated(run.info.run_id, "FINISHED")
+    assert ledger.finished_trials("core").empty
+    assert ledger.newest_studies() == []
     ledger.tag_claims({"B1": "core"})
