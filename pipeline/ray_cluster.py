@@ -236,8 +236,8 @@ def _gpus_per_trial() -> float:
         gpus = float(asked)
     except ValueError:
         gpus = -1
-    if not (0 <= gpus <= 1 or gpus == int(gpus) > 0):
-        raise PipelineError(f"{GPUS_VARIABLE}: should be a part of a GPU, such as 0.25, or 0 (got {asked!r})")
+    if not 0 <= gpus <= 1:
+        raise PipelineError(f"{GPUS_VARIABLE}: should be a part of a GPU from 0 to 1, such as 0.25 (got {asked!r})")
     if gpus == 0 and "gpu" in computing_environment() and os.environ.get(HIDDEN_GPUS) is None:
         ways = f"set {GPUS_VARIABLE} to the part of it that a trial gets, or {HIDDEN_GPUS}= to use none"
         raise PipelineError(f"this machine has a GPU, on which trials of the local runner are computed; {ways}")

@@ -58,16 +58,23 @@ def run_trials(
         PipelineError: the cluster cannot be used; or after all others have finished, if one of `trials` lost its worker
             every time; it is named by its key, or as `names` says.
     """
-    failed: list[str] = []
     with closing(_open_crew(runner, len(trials) + len(ahead or {}), processed, results)) as crew:
-        work = _Work(crew, trials, ahead or {})
-        while work.hand_out():
-            events = crew.next_events()
-            work.note(events)
-            if events:
-                yield events
-            gone = [event for event in events if isinstance(event, Interrupted) and event.gives_up and event.key in trials]
-            failed += [f"{(names or {}).get(event.key, event.key)} ({event.reason})" for event in gone]
+        yield from run_trials_on(crew, trials, ahead=ahead, names=names)
+
+
+def run_trials_on(
+    crew: Crew, trials: Mapping[str, TrialConfig], *, ahead: Mapping[str, TrialConfig] | None = None, names: Mapping[str, str] | None = None
+) -> Generator[list[Event], None, None]:
+    """Run the trials on workers that are there already; see `run_trials`."""
+    failed: list[str] = []
+    work = _Work(crew, trials, ahead or {})
+    while work.hand_out():
+        events = crew.next_events()
+        work.note(events)
+        if events:
+            yield events
+        gone = [event for event in events if isinstance(event, Interrupted) and event.gives_up and event.key in trials]
+        failed += [f"{(names or {}).get(event.key, event.key)} ({event.reason})" for event in gone]
     if failed:
         raise PipelineError(f"gave up after {ATTEMPTS} attempts each: trial {', trial '.join(failed)}; the other trials are kept")
 

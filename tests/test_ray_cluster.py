@@ -1,18 +1,25 @@
-"""Trials on a real Ray cluster of two nodes give what local workers give, whatever happens to the nodes."""
+"""Trials on a real Ray cluster of two nodes give what local workers give, whatever happens to nodes and driver."""
 
 import hashlib
+import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
 from itertools import chain
+from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from ruamel.yaml import YAML
 
+from benchmarks.ray_nodes import RayNodes, ray_nodes
 from pipeline.errors import PipelineError
 from pipeline.runner import run_trials
 from pipeline.trial_events import EpochEnded, Finished, Interrupted, Started
-
-from tests.ray_nodes import RayNodes, ray_nodes
+from tests.conftest import ROOT, kill_group, read_until, stage_environment
 
 pytestmark = pytest.mark.cluster
 
@@ -55,10 +62,132 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def test_results_are_those_of_local_workers_on_both_nodes(cluster: RayNodes, trials, processed, tmp_path):
+def test_results_are_those_of_local_workers(cluster: RayNodes, trials, processed, tmp_path):
     second = cluster.add()
-    events = list(events_of(trials, processed, tmp_path / "ray", runner="ray"))
-    assert all(any("_train" in worker.name() or worker.is_running() for worker in node.workers()) for node in (cluster.nodes[0], second))
+    events, busy = [], set()
+    for event in events_of(trials, processed, tmp_path / "ray", runner="ray"):
+        events.append(event)
+        busy |= {node for node in (cluster.nodes[0], second) if node.trial_workers()}
+    assert busy == {cluster.nodes[0], second}
     assert hashes(events) == hashes(events_of(trials, processed, tmp_path / "local"))
     for key in trials:
         assert [type(event) for event in events if event.key == key] == [Started, EpochEnded, EpochEnded, Finished]
+
+
+def test_a_node_that_is_killed_costs_only_its_trial_which_runs_again_elsewhere(cluster: RayNodes, long_trials, processed, tmp_path):
+    second, events, started = cluster.add(), [], set()
+    for event in events_of(long_trials, processed, tmp_path / "ray", runner="ray"):
+        events.append(event)
+        if isinstance(event, EpochEnded) and started != set(long_trials):
+            started.add(event.key)
+            if started == set(long_trials):
+                second.kill()
+    [interrupted] = [event for event in events if isinstance(event, Interrupted)]
+    assert not interrupted.gives_up
+    assert [type(event) for event in events if event.key == interrupted.key].count(Started) == 2
+    assert hashes(events) == hashes(events_of(long_trials, processed, tmp_path / "local"))
+
+
+def test_a_node_that_is_added_is_used(cluster: RayNodes, long_trials, processed, tmp_path):
+    kinds, added = [], None
+    for event in events_of(long_trials, processed, tmp_path / "ray", runner="ray"):
+        kinds.append(type(event))
+        if isinstance(event, EpochEnded) and added is None:
+            added = cluster.add()
+    assert kinds.index(Finished) > [place for place, kind in enumerate(kinds) if kind is Started][1]
+
+
+def test_a_node_that_computes_otherwise_is_named_and_gets_no_trial(cluster: RayNodes, trials, processed, tmp_path, capsys):
+    cluster.add(ONEDNN_MAX_CPU_ISA="AVX2")
+    events = list(events_of(trials, processed, tmp_path / "ray", runner="ray"))
+    assert "ONEDNN_MAX_CPU_ISA AVX2, on this machine none; its results would differ" in capsys.readouterr().out
+    assert hashes(events) == hashes(events_of(trials, processed, tmp_path / "local"))
+
+
+def test_no_trial_runs_where_no_node_computes_as_this_machine_does(cluster: RayNodes, trials, processed, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.ray_cluster._comparable_environment", lambda: {"cpu": "another"})
+    with pytest.raises(PipelineError, match=r"no node of the Ray cluster computes as this machine does .*cpu .*, on this machine another"):
+        list(events_of(trials, processed, tmp_path / "ray", runner="ray"))
+
+
+def test_a_trial_whose_workers_are_killed_every_time_is_given_up_by_name(cluster: RayNodes, long_trials, processed, tmp_path):
+    doomed = {"long-0": long_trials["long-0"]}
+    with pytest.raises(PipelineError, match=r"gave up after 3 attempts each: trial the doomed"):
+        for event in events_of(doomed, processed, tmp_path / "ray", runner="ray", names={"long-0": "the doomed"}):
+            if isinstance(event, EpochEnded) and event.metrics["epoch"] == 1:
+                for worker in cluster.nodes[0].trial_workers():
+                    worker.kill()
+
+
+@pytest.fixture
+def project(tmp_path, processed):
+    """A folder as a stage finds it, with four trials of some seconds."""
+    yaml = YAML()
+    content = yaml.load(ROOT / "params.yaml")
+    content["runner"] = "ray"
+    content["trial"].update(epochs=30, hidden_units=[64], batch_size=4)
+    content["studies"]["train"]["seeds"] = [0, 1, 2, 3]
+    yaml.dump(content, tmp_path / "params.yaml")
+    return tmp_path
+
+
+STAGE = [sys.executable, "-m", "pipeline.train", "baseline"]
+
+
+def start_stage(project: Path) -> subprocess.Popen[str]:
+    environment = stage_environment(DVC_ROOT=str(project))
+    return subprocess.Popen(
+        STAGE, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def statuses(project: Path) -> list[str]:
+    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+    experiment = client.get_experiment_by_name("cifar10-batch-norm")
+    return sorted(run.info.status for run in client.search_runs([experiment.experiment_id], "tags.arm = 'baseline'"))
+
+
+def test_a_killed_driver_leaves_no_orphans_and_goes_on_from_the_ledger(cluster: RayNodes, project):
+    cluster.add()
+    driver = start_stage(project)
+    read_until(driver, "finished (1/")
+    kill_group(driver)
+    wait_until(lambda: not cluster.trial_workers())
+    again = start_stage(project)
+    said, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, said
+    assert "of 4 trials are in the ledger already" in said
+    assert "RUNNING" not in statuses(project)
+    assert statuses(project).count("FINISHED") == 4
+    local = shutil.copytree(project / "results", project / "ray_results")
+    environment = stage_environment(DVC_ROOT=str(project), TRIAL_LEDGER="off")
+    (project / "params.yaml").write_text((project / "params.yaml").read_text().replace("runner: ray", "runner: local"))
+    subprocess.run(STAGE, cwd=project, env=environment, check=True, capture_output=True)
+    for path in (project / "results").rglob("*"):
+        assert path.is_dir() or path.read_bytes() == (local / path.relative_to(project / "results")).read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_cancelling_leaves_no_orphan_and_no_open_run(cluster: RayNodes, project, number):
+    cluster.add()
+    driver = start_stage(project)
+    wait_until(lambda: len(cluster.trial_workers()) == 2, seconds=90)
+    read_until(driver, "room for 2 trials")
+    wait_until(lambda: (project / "mlflow.db").exists() and "RUNNING" in statuses(project))
+    driver.send_signal(number)
+    said, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130, said
+    assert "stopped; what was finished is kept" in said
+    wait_until(lambda: not cluster.trial_workers())
+    assert set(statuses(project)) == {"KILLED"}
+
+
+def test_a_lost_head_is_explained_and_nothing_finished_is_lost(cluster: RayNodes, project):
+    driver = start_stage(project)
+    read_until(driver, "finished (1/")
+    cluster.nodes[0].kill()
+    said, _ = driver.communicate(timeout=120)
+    print(said)
+    assert driver.returncode != 0
+    assert "error: lost the Ray cluster" in said
+    assert statuses(project).count("FINISHED") == 1
