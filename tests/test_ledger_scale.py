@@ -1,5 +1,6 @@
 """What the ledger asks of a store with many runs and experiments: nothing twice, and nothing without an index."""
 
+import json
 import re
 import sqlite3
 import subprocess
@@ -7,11 +8,14 @@ import sys
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
+from benchmarks import ledger as benchmark
+from benchmarks.ledger_stores import copy_run, key_of, shared_store
 from checks.clone import ROOT
 from pipeline import tracking
 from pipeline.tracking import INDEXES, Ledger
@@ -164,3 +168,39 @@ def test_processes_that_open_a_store_at_once_all_use_it(store):
 def test_a_servers_database_gets_the_same_indexes():
     code = re.sub(r"--.*", "", (ROOT / "deploy/indexes.sql").read_text())
     assert [" ".join(statement.split()) for statement in code.split(";") if statement.strip()] == list(INDEXES)
+
+
+@pytest.mark.cluster
+def test_postgresql_uses_the_indexes_too(monkeypatch):
+    with shared_store() as store:
+        ledger = Ledger()
+        copy_run(store.database, log(ledger, "a"), 0, 2_000)
+        store.settle()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", store.database.url.render_as_string(hide_password=False))
+        with searches() as caught:
+            ledger = Ledger()
+            assert ledger.find([key_of(1_999)]).keys() == {key_of(1_999)}
+            ledger.newest_run("report")
+        with store.database.connect() as connection:
+            plans = [connection.exec_driver_sql(f"EXPLAIN {statement}", values).scalars().all() for statement, values in caught]
+        store.database.dispose()
+    used = [re.findall(r"batch_norm_\w+", "".join(lines)) for lines in plans]
+    assert used == [["batch_norm_running"], ["batch_norm_trial_key"], ["batch_norm_kind"]], plans
+
+
+@pytest.mark.cluster
+def test_the_benchmark_measures_reading_and_writing_on_both_stores():
+    before = set(psutil.pids())
+    measured = benchmark.measure((200, 300), repeats=2)
+    json.dumps(measured)
+    assert {(row["store"], row["runs"], row["indexes"]) for row in measured["reads"]} == {
+        (store, runs, indexes) for store in ("sqlite", "postgresql") for runs in (200, 300) for indexes in (False, True)
+    }
+    assert all(row[name]["n"] == 2 for row in measured["reads"] for name in ("open_s", "find_1_s", "find_100_s", "newest_run_s", "study_s"))
+    assert [(row["store"], row["epochs"]) for row in measured["writes"]] == [
+        (store, epochs) for store in ("postgresql", "sqlite") for epochs in ("one by one", "together")
+    ]
+    assert all(row["trials_per_s"]["min"] > 0 for row in measured["writes"])
+    assert {"sqlite", "postgresql", "mlflow"} <= measured["environment"].keys()
+    left = [process for process in psutil.process_iter(["cmdline"]) if process.pid not in before and "supervisord" in str(process.info)]
+    assert not left

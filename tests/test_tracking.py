@@ -71,6 +71,19 @@ def test_a_run_tells_all_about_its_trial(config, result, store):
     assert {entry.path for entry in store.list_artifacts(run.info.run_id)} == {"history.csv", "model.weights.h5", "sha256.json"}
 
 
+def test_epochs_that_are_logged_together_are_the_same_curves_however_many_there_are(config, store):
+    run_id = Ledger().start("batch_norm-b64-s0", config, tags(), NOTE)
+    names = [f"metric_{number}" for number in range(30)]
+    epochs = [
+        ({"epoch": float(epoch), **dict.fromkeys(names, epoch / 100)}, 0.5) for epoch in range(1, 51)
+    ]  # more values than a call takes
+    Ledger().log_epochs(run_id, epochs)
+    for name in (names[0], names[-1]):
+        curve = store.get_metric_history(run_id, name)
+        assert [(point.step, point.value) for point in curve] == [(epoch, epoch / 100) for epoch in range(1, 51)]
+    assert store.get_run(run_id).data.metrics == {**dict.fromkeys(names, 0.5), "epoch_seconds": 0.5}
+
+
 def test_finds_a_finished_trial_and_reads_it_back(config, result, tmp_path):
     run_id = log_trial(Ledger(), config, result)
     run = Ledger().find([KEY])[KEY]
