@@ -4,7 +4,8 @@ import os
 import shutil
 import tempfile
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -38,87 +39,92 @@ def work_that_takes(seconds: float) -> Work:
     """A trial that only waits, tells of its epochs meanwhile, and leaves a result of two small files."""
 
     def work(key: str, config: TrialConfig, train: Examples, validation: Examples, results: Path, tell: Tell) -> None:
-        assert len(train.labels) > len(validation.labels)
+        _touch(train, validation)
         tell(Started(key, "a node"))
         metrics = {f"metric_{number}": 0.5 for number in range(METRICS_PER_EPOCH)}
         history = [{"epoch": float(epoch), **metrics} for epoch in range(1, config.epochs + 1)]
         for epoch in history:
             time.sleep(seconds / len(history))
             tell(EpochEnded(key, epoch, seconds / len(history)))
-        save_result(result_of(key, results), pd.DataFrame(history), lambda path: path.write_bytes(b"weights"))
+        save_result(result_of(key, results), pd.DataFrame(history), Path.touch)
 
     return work
 
 
-def run_waiting(cluster: RayNodes, *, trials: int, seconds_each: float, epochs: int) -> float:
+def _touch(*splits: Examples) -> None:
+    for examples in splits:
+        examples.images[:: len(examples.images) // 100].sum()
+
+
+def run_waiting(crew: RayCluster, *, trials: int, epochs: int) -> float:
     """Run trials that wait; return the seconds from the first start to the last end."""
     config = load_parameters().trial_config("baseline", {"epochs": epochs}, seed=0)
-    configs = {f"{number:064x}": config for number in range(trials)}
-    with (
-        tempfile.TemporaryDirectory(prefix="waiting-") as folder,
-        closing(_crew(cluster, Path(folder), work_that_takes(seconds_each))) as crew,
-    ):
-        ended, began, finished = time.perf_counter(), None, 0
-        for event in chain.from_iterable(run_trials_on(crew, configs)):
-            began = began or time.perf_counter()
-            if isinstance(event, Finished):
-                finished += 1
-                shutil.rmtree(event.result.folder)  # a hundred thousand would fill the disk's table of files
-            ended = time.perf_counter()
+    ended, began, finished = time.perf_counter(), None, 0
+    for event in chain.from_iterable(run_trials_on(crew, {f"{number:064x}": config for number in range(trials)})):
+        began = began or time.perf_counter()
+        if isinstance(event, Finished):
+            finished += 1
+            shutil.rmtree(event.result.folder)  # a hundred thousand would fill the disk's table of files
+        ended = time.perf_counter()
     if finished != trials or began is None:
         raise PipelineError(f"{finished} of {trials} trials finished")
     return ended - began
 
 
-def _crew(cluster: RayNodes, folder: Path, work: Work) -> RayCluster:
+@contextmanager
+def open_crew(cluster: RayNodes, work: Work | None) -> Iterator[RayCluster]:
+    """Connect to the cluster, with arrays of CIFAR-10's size."""
     os.environ["RAY_ADDRESS"] = cluster.address
-    for split, images in {"train": TRAINING_IMAGES, "validation": VALIDATION_IMAGES}.items():
-        (folder / split).mkdir()
-        np.save(folder / split / "images.npy", np.zeros((images, *IMAGE_SHAPE), np.uint8))
-        np.save(folder / split / "labels.npy", np.zeros(images, np.uint8))
-    return RayCluster(folder, folder / "results", work)
+    with tempfile.TemporaryDirectory(prefix="cluster-") as folder:
+        for split, images in {"train": TRAINING_IMAGES, "validation": VALIDATION_IMAGES}.items():
+            (Path(folder) / split).mkdir()
+            np.save(Path(folder) / split / "images.npy", np.zeros((images, *IMAGE_SHAPE), np.uint8))
+            np.save(Path(folder) / split / "labels.npy", np.zeros(images, np.uint8))
+        with closing(RayCluster(Path(folder), Path(folder) / "results", work)) as crew:
+            yield crew
 
 
 def measure_overhead(counts: tuple[int, ...] = TRIALS_TO_DO_NOTHING) -> list[dict[str, float]]:
-    """Run trials that do nothing on one node with a worker for each core; per number of trials, their seconds and the milliseconds of each."""
+    """Run trials that do nothing on one node with two workers: for each number of trials, the seconds and the milliseconds of each."""
     rows = []
-    with ray_nodes(cpus=2) as cluster:
+    with ray_nodes(cpus=2) as cluster, open_crew(cluster, work_that_takes(0.0)) as crew:
+        run_waiting(crew, trials=100, epochs=1)  # starts the workers
         for count in counts:
-            seconds = run_waiting(cluster, trials=count, seconds_each=0.0, epochs=1)
+            print(f"{count:,} trials that do nothing", flush=True)
+            seconds = run_waiting(crew, trials=count, epochs=1)
             rows.append({"trials": count, "seconds": seconds, "ms_per_trial": 1000 * seconds / count})
     return rows
 
 
 def measure_nodes(nodes: tuple[int, ...] = NODES, seconds_each: float = SECONDS_OF_A_WAITING_TRIAL) -> list[dict[str, float]]:
-    """Run trials that wait on clusters of several sizes; the efficiency is the time that they wait on all CPUs over the time that they take."""
+    """Run trials that wait on clusters of several sizes; efficiency is the time that each CPU has to wait over the time that it took."""
     rows = []
     with ray_nodes(cpus=CPUS_PER_NODE) as cluster:
         for count in nodes:
             while len(cluster.nodes) < count:
                 cluster.add(cpus=CPUS_PER_NODE)
             cpus = count * CPUS_PER_NODE
-            run_waiting(cluster, trials=cpus, seconds_each=0.2, epochs=1)  # starts every worker
-            seconds = run_waiting(cluster, trials=WAITING_TRIALS_PER_CPU * cpus, seconds_each=seconds_each, epochs=EPOCHS)
-            ideal = WAITING_TRIALS_PER_CPU * seconds_each
-            rows.append(
-                {"nodes": count, "cpus": cpus, "trials": WAITING_TRIALS_PER_CPU * cpus, "seconds": seconds, "efficiency": ideal / seconds}
-            )
+            trials = WAITING_TRIALS_PER_CPU * cpus
+            print(f"{trials} trials that wait, on {count} nodes", flush=True)
+            with open_crew(cluster, work_that_takes(seconds_each)) as crew:
+                run_waiting(crew, trials=2 * cpus, epochs=1)  # starts every worker
+                seconds = run_waiting(crew, trials=trials, epochs=EPOCHS)
+            efficiency = WAITING_TRIALS_PER_CPU * seconds_each / seconds
+            rows.append({"nodes": count, "cpus": cpus, "trials": trials, "seconds": seconds, "efficiency": efficiency})
     return rows
 
 
 def measure_start(repeats: int = 3) -> dict[str, Spread]:
     """Seconds until a cluster can be given trials, and until the first and the second trial of a new node begin.
 
-    Connecting sends the code and puts the data into the shared memory of the driver's node; a new node's first trial waits for a
-    worker process, the code and the data.
+    Connecting sends the code and puts the data into the shared memory of the driver's node; a new node's first trial waits for
+    code, data, a worker process and its import of TensorFlow.
     """
     seconds: dict[str, list[float]] = {"connect": [], "first_trial": [], "second_trial": []}
-    with ray_nodes(cpus=0) as cluster, tempfile.TemporaryDirectory(prefix="start-") as folder:
-        for repeat in range(repeats):
-            node, began, place = cluster.add(), time.perf_counter(), Path(folder) / str(repeat)
-            place.mkdir()
-            crew = _crew(cluster, place, work_that_takes(0.0))
-            with closing(crew):
+    with ray_nodes(cpus=0) as cluster:
+        for _ in range(repeats):
+            node, began = cluster.add(), time.perf_counter()
+            with open_crew(cluster, work=None) as crew:
                 seconds["connect"].append(time.perf_counter() - began)
                 for name in ("first_trial", "second_trial"):
                     seconds[name].append(_seconds_to_start(crew, name))
@@ -127,7 +133,7 @@ def measure_start(repeats: int = 3) -> dict[str, Spread]:
 
 
 def _seconds_to_start(crew: RayCluster, name: str) -> float:
-    config = load_parameters().trial_config("baseline", {"epochs": 1}, seed=0)
+    config = load_parameters().trial_config("baseline", {"epochs": 1, "hidden_units": [1], "training_images": 100}, seed=0)
     began, started = time.perf_counter(), float("nan")
     for event in chain.from_iterable(run_trials_on(crew, {name: config})):
         if isinstance(event, Started):

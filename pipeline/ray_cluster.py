@@ -63,13 +63,13 @@ class RayCluster:
     Args:
         processed: The folder of the processed data.
         results: The folder for the results of trials.
-        work: What a task does with a trial.
+        work: What a task does with a trial, in place of training.
 
     Raises:
         PipelineError: a variable is missing or wrong, nobody answers at the address, or what answers is another version.
     """
 
-    def __init__(self, processed: Path, results: Path, work: Work = work) -> None:
+    def __init__(self, processed: Path, results: Path, work: Work | None = None) -> None:
         self._results = results.resolve()
         self._gpus = _gpus_per_trial()
         data = [load_examples(split, processed) for split in ("train", "validation")]
@@ -78,8 +78,8 @@ class RayCluster:
         self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
         # A node that runs a trial copies them into its shared memory once, for all of its workers.
         placed = [ray.put(Examples(np.asarray(examples.images), np.asarray(examples.labels))) for examples in data]
-        self._arguments = [*placed, self._mailbox, _comparable_environment(), work]
-        self._train = ray.remote(num_cpus=1, num_gpus=self._gpus)(_train)
+        self._arguments = [*placed, self._mailbox, _comparable_environment(), work or _train]
+        self._train = ray.remote(num_cpus=1, num_gpus=self._gpus)(_execute)
         self._pending: dict[Any, _Attempt] = {}
         self._hosts: dict[str, str] = {}  # of the trials that have started
         self._unlike: dict[str, str] = {}  # descriptions of the nodes that get no trials
@@ -193,7 +193,7 @@ class Mailbox:
         return told
 
 
-def _train(
+def _execute(
     key: str,
     config: TrialConfig,
     train: Examples,
@@ -204,7 +204,6 @@ def _train(
 ) -> dict[str, bytes]:
     """Execute a trial on a node, and return the files of its result by name."""
     _check_like(expected)
-    _compute_deterministically()
     with tempfile.TemporaryDirectory(prefix="trial-") as folder:
         work(key, config, train, validation, Path(folder), lambda told: ray.get(mailbox.put.remote(told)))
         return {path.name: path.read_bytes() for path in sorted(result_of(key, Path(folder)).folder.iterdir())}
@@ -221,6 +220,11 @@ def _check_like(expected: dict[str, str]) -> None:
 def _comparable_environment() -> dict[str, str]:
     """What must be equal on a node: all that the trial keys hold, but for the GPUs that Ray chooses for a task."""
     return {name: value for name, value in computing_environment().items() if name != HIDDEN_GPUS}
+
+
+def _train(key: str, config: TrialConfig, train: Examples, validation: Examples, results: Path, tell: Tell) -> None:
+    _compute_deterministically()
+    work(key, config, train, validation, results, tell)
 
 
 @cache
