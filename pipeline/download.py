@@ -1,6 +1,5 @@
 """One file over HTTP(S): size-limited, resumed after a cut, and given up when it only trickles."""
 
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import urllib3
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from pipeline.addresses import public
 from pipeline.errors import PipelineError
 from pipeline.watchdog import Watchdog, WatchedAdapter
 
@@ -52,11 +52,6 @@ def download(url: str, file: BinaryIO, *, attempts: int, timeout_seconds: float,
             else:
                 return
             time.sleep(min(FIRST_PAUSE_SECONDS * 2 ** (attempt - 1), LONGEST_PAUSE_SECONDS))
-
-
-def public(text: str) -> str:
-    """Take from the URLs in `text` what may be secret: user, password and query."""
-    return re.sub(r"(://[^\s?]*)\?\S*", r"\1", re.sub(r"://[^/\s]*@", "://", text))
 
 
 @dataclass

@@ -12,10 +12,11 @@ from urllib.request import url2pathname
 
 import truststore
 
+from pipeline.addresses import public
 from pipeline.archive import canonical_files, read_folder, read_tar
 from pipeline.atomic import naming_what_is_full, replacing
 from pipeline.command import run
-from pipeline.download import download, public
+from pipeline.download import download
 from pipeline.errors import PipelineError
 from pipeline.npm import find_package
 from pipeline.parameters import DataParameters, Source, load_parameters

@@ -21,6 +21,7 @@ from requests import RequestException
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from pipeline.addresses import public
 from pipeline.atomic import naming_what_is_full, remove, replacing
 from pipeline.errors import PipelineError
 from pipeline.project import project_root
@@ -60,7 +61,6 @@ INDEXES = (
     " WHERE key = 'kind' AND (value = 'evaluation' OR value = 'report' OR value = 'verdicts')",
     "CREATE INDEX IF NOT EXISTS batch_norm_running ON runs (status, experiment_id, lifecycle_stage) WHERE status = 'RUNNING'",
 )
-CREDENTIALS = re.compile(r"//[^/@\s]*@")
 
 
 class Ledger:
@@ -122,7 +122,7 @@ class Ledger:
                 for name in FILES:
                     self.client.download_artifacts(run.info.run_id, name, str(temporary))
         except (MlflowException, FileNotFoundError) as error:
-            print(f"{run.info.run_name}: the ledger has lost its result ({_first_line(error)}); training it again")
+            print(f"{run.info.run_name}: the ledger has lost its result ({_first_line(public(str(error)))}); training it again")
             return False
         if not result.is_whole():
             print(f"{run.info.run_name}: its result in the ledger is damaged; training it again")
@@ -138,12 +138,11 @@ class Ledger:
         self.client.log_inputs(run_id, [_dataset_input(tags["data_md5"], context) for context in ("train", "validation")])
         return run_id
 
-    def log_epoch(self, run_id: str, metrics: dict[str, float], seconds: float | None) -> None:
-        """Log one epoch's metrics, with the epoch as step, and how long it took if that is known."""
-        self.log_epochs(run_id, [(metrics, seconds)])
-
     def log_epochs(self, run_id: str, epochs: Iterable[tuple[dict[str, float], float | None]]) -> None:
-        """Log several epochs, each with its metrics and the seconds it took, in as few calls as MLflow allows: 1,000 values a call."""
+        """Log epochs, each with its metrics, of which `epoch` becomes the step, and the seconds that it took, if that is known.
+
+        MLflow takes 1,000 values a call: epochs that are logged together cost little more than one.
+        """
         now = int(time.time() * 1000)
         self.client.log_batch(run_id, metrics=[metric for epoch in epochs for metric in _metrics_of_epoch(*epoch, now)])
 
@@ -299,9 +298,9 @@ class Ledger:
                 raise
 
     def _explained(self, error: Exception) -> PipelineError:
-        reason = f"tracking store {self.tracking_uri} cannot be used: {_first_line(error)}"
+        store, reason = (public(text, self.tracking_uri) for text in (self.tracking_uri, str(error)))
         mend = "check the server and the MLFLOW_ variables (with none set, it is mlflow.db in the project); what was trained is kept"
-        return PipelineError(f"{CREDENTIALS.sub('//', reason)}; {mend}")
+        return PipelineError(f"tracking store {store} cannot be used: {_first_line(reason)}; {mend}")
 
     def _has_model(self, run_id: str) -> bool:
         outputs = self.client.get_run(run_id).outputs
@@ -423,5 +422,5 @@ def _final_metrics(history: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:300]
+def _first_line(text: str) -> str:
+    return text.strip().split("\n")[0][:300]

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 
+from pipeline.addresses import public
 from pipeline.command import run
 from pipeline.loopback import HOST, listen
 
@@ -14,14 +15,14 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=5000, help="of 127.0.0.1 (default: %(default)s)")
     port = parser.parse_args().port
     from pipeline.experiment_page import VIEWS, describe_experiment, view_address
-    from pipeline.tracking import CREDENTIALS, Ledger
+    from pipeline.tracking import Ledger
 
     with Ledger() as ledger:
         describe_experiment(ledger)
     serves = not ledger.tracking_uri.startswith(("http:", "https:"))
     if serves:
         listen(port).close()  # MLflow would complain of a port that is taken in many lines
-    server = f"http://{HOST}:{port}" if serves else CREDENTIALS.sub("//", ledger.tracking_uri).rstrip("/")
+    server = f"http://{HOST}:{port}" if serves else public(ledger.tracking_uri).rstrip("/")
     for key, view in VIEWS.items():
         print(f"{view.name + ':':40} {server}/{view_address(ledger.experiment_id, key)}")
     if serves:
@@ -32,7 +33,8 @@ def main() -> None:
 def become_server(port: int, tracking_uri: str) -> None:
     """Replace this process by MLflow's server."""
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # else it starts many processes more
-    options = ["--host", HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", tracking_uri]
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = tracking_uri  # may hold a password, and every user can read arguments
+    options = ["--host", HOST, "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *options])  # noqa: S606 - no shell, nothing from outside
 
 
