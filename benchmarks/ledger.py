@@ -97,7 +97,7 @@ class _Trial:
             ledger.log_epochs(run_id, [(epoch, 1.0) for epoch in self._epochs])
         else:
             for epoch in self._epochs:
-                ledger.log_epoch(run_id, epoch, 1.0)
+                ledger.log_epochs(run_id, [(epoch, 1.0)])
         ledger.finish(run_id, self._result)
         return run_id
 

@@ -177,9 +177,9 @@ def log_runs(writer: int) -> None:
     result = TrialResult(Path(f"result-{writer}"))
     save_result(result, history.assign(loss=1.0, accuracy=0.5), lambda path: path.write_bytes(b"weights"))
     for number in range(RUNS):
-        run_id = ledger.start(f"{writer}-{number}", config, {"kind": "trial", "data_md5": "0" * 32})
+        run_id = ledger.start(f"{writer}-{number}", config, {"kind": "trial", "data_md5": "0" * 32}, "")
         for metrics in history.to_dict("records"):
-            ledger.log_epoch(run_id, metrics, seconds=None)
+            ledger.log_epochs(run_id, [(metrics, None)])
         ledger.finish(run_id, result)
 
 

@@ -48,7 +48,7 @@ def tags(**more: str) -> dict[str, str]:
 def log_trial(ledger: Ledger, config, result: TrialResult) -> str:
     run_id = ledger.start("batch_norm-b64-s0", config, tags(), NOTE)
     for metrics in HISTORY.to_dict("records"):
-        ledger.log_epoch(run_id, metrics, seconds=0.5)
+        ledger.log_epochs(run_id, [(metrics, 0.5)])
     ledger.finish(run_id, result)
     return run_id
 
