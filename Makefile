@@ -120,16 +120,20 @@ test-laboratory: setup ## run the slow proofs on synthetic data: claims measured
 test-browser: setup browser $(AXE) ## try UI, registry, server, reports and plots as users do, in headless Chromium (five minutes)
 	@python -m pytest -m browser
 
+.PHONY: test-cluster
+test-cluster: cluster postgresql ## try Ray clusters, the shared server, the shared cache and experiments, on loopback (twenty minutes); puts the counts into docs/scaling.md
+	@python -m pytest -m cluster -n 2 --dist loadfile --junitxml=cluster.xml
+	@python -m checks.reliability --survey cluster cluster.xml
+
+.PHONY: postgresql
+postgresql: ## install PostgreSQL from the distribution's packages (Debian, Ubuntu), unless it is there
+	@if ! command -v postgres >/dev/null && ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then ./install_packages.sh PostgreSQL postgresql; fi
+
 .PHONY: browser
 browser: ## install Chromium and its driver from the distribution's packages (Debian, Ubuntu), unless they are there
-	@set -e; found() { for name; do if command -v "$$name" >/dev/null; then return; fi; done; false; }; \
+	@found() { for name; do if command -v "$$name" >/dev/null; then return; fi; done; false; }; \
 	if found chromium chromium-browser google-chrome && found chromedriver; then exit; fi; \
-	found apt-get || { echo "error: no Chromium with chromedriver on PATH, and no apt-get to install them; install both by hand" >&2; exit 1; }; \
-	if [ "$$(id -u)" = 0 ]; then root=; elif found sudo && { [ -t 0 ] || sudo -n true 2>/dev/null; }; then root=sudo; \
-	else echo "error: Chromium and chromedriver can be installed by root or through sudo only; run make browser so" >&2; exit 1; fi; \
-	echo "installing Chromium and its driver"; $$root apt-get update -qq; \
-	if apt-cache show chromium-driver >/dev/null 2>&1; then packages="chromium chromium-driver"; else packages="chromium-browser chromium-chromedriver"; fi; \
-	$$root env DEBIAN_FRONTEND=noninteractive apt-get install --yes -qq --no-install-recommends $$packages fonts-dejavu-core >/dev/null
+	./install_packages.sh "Chromium with chromedriver" "chromium-driver chromium fonts-dejavu-core" "chromium-chromedriver chromium-browser fonts-dejavu-core"
 
 .PHONY: resilience
 resilience: setup ## kill, cut off and fill up whatever can be (a quarter of an hour); puts the counts into the README
@@ -201,6 +205,12 @@ diff: setup ## compare parameters, metrics and plots with BASE=<commit>, by defa
 bench: setup $(PEERS)/.ready ## measure speed against the notebook, PyTorch, JAX and the floor (over an hour); PARTS=... for some of it
 	@dvc repro preprocess
 	@python -m benchmarks $(PARTS)
+
+.PHONY: bench-scaling
+bench-scaling: cluster postgresql ## measure the ledger with up to 100,000 runs and Ray with up to 100,000 trials (half an hour and more); writes docs/scaling.md
+	@python -m benchmarks.ledger
+	@python -m benchmarks.cluster
+	@python -m benchmarks.scaling
 
 .PHONY: bench-quick
 bench-quick: setup ## the same against notebook and floor alone, in two minutes; prints, writes nothing

@@ -1,5 +1,10 @@
-"""What a Ray cluster costs and gives: overhead per trial, speed by number of nodes, placing data and code, on nodes of this machine."""
+"""What a Ray cluster costs and gives: `python -m benchmarks.cluster` takes a quarter of an hour and writes benchmarks/cluster.json.
 
+Every node is on this machine: where speed by number of nodes is measured, trials wait in place of computing.
+"""
+
+import argparse
+import json
 import os
 import shutil
 import tempfile
@@ -12,9 +17,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.ledger import described
 from benchmarks.measure import Spread, spread
+from benchmarks.protocol import ROOT
 from benchmarks.ray_nodes import RayNodes, ray_nodes
+from pipeline.atomic import replacing
 from pipeline.cifar10 import IMAGE_SHAPE
+from pipeline.command import run
 from pipeline.dataset import Examples
 from pipeline.errors import PipelineError
 from pipeline.parameters import load_parameters
@@ -25,6 +34,7 @@ from pipeline.trial_events import EpochEnded, Finished, Started
 from pipeline.trial_result import result_of, save_result
 from pipeline.trial_work import Tell
 
+RESULTS = ROOT / "benchmarks/cluster.json"
 EPOCHS = 20
 METRICS_PER_EPOCH = 20
 TRIALS_TO_DO_NOTHING = (1_000, 10_000, 100_000)
@@ -33,6 +43,25 @@ CPUS_PER_NODE = 4
 SECONDS_OF_A_WAITING_TRIAL = 4.0
 WAITING_TRIALS_PER_CPU = 4
 TRAINING_IMAGES, VALIDATION_IMAGES = 40_000, 10_000
+
+
+def main() -> None:
+    """Measure all, and write cluster.json, or print what was measured quickly."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="little of each, in two minutes; prints, and writes nothing")
+    if parser.parse_args().quick:
+        measured = {"start": measure_start(1), "overhead": measure_overhead((100, 1_000)), "nodes": measure_nodes((1, 2), seconds_each=1.0)}
+        print(json.dumps(measured, indent=1))
+        return
+    results = {
+        **described(),
+        "start": measure_start(),
+        **measure_trial(),
+        "nodes": measure_nodes(),
+        "overhead": measure_overhead(),
+    }
+    with replacing(RESULTS) as temporary:
+        temporary.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
 
 
 def work_that_takes(seconds: float) -> Work:
@@ -132,6 +161,20 @@ def measure_start(repeats: int = 3) -> dict[str, Spread]:
     return {name: spread(values) for name, values in seconds.items()}
 
 
+def measure_trial(repeats: int = 3) -> dict[str, Spread]:
+    """Seconds of one of the notebook's trainings with BN, and megabytes of what comes back of it, on a node of one CPU."""
+    configs = {str(seed): load_parameters().trial_config("batch_norm", {}, seed) for seed in range(repeats)}
+    seconds, megabytes, began = [], [], 0.0
+    with ray_nodes() as cluster, open_crew(cluster, work=None) as crew:
+        for event in chain.from_iterable(run_trials_on(crew, configs)):
+            if isinstance(event, Started):
+                began = time.perf_counter()
+            if isinstance(event, Finished):
+                seconds.append(time.perf_counter() - began)
+                megabytes.append(sum(path.stat().st_size for path in event.result.folder.iterdir()) / 1e6)
+    return {"trial_s": spread(seconds), "result_mb": spread(megabytes)}
+
+
 def _seconds_to_start(crew: RayCluster, name: str) -> float:
     config = load_parameters().trial_config("baseline", {"epochs": 1, "hidden_units": [1], "training_images": 100}, seed=0)
     began, started = time.perf_counter(), float("nan")
@@ -139,3 +182,7 @@ def _seconds_to_start(crew: RayCluster, name: str) -> float:
         if isinstance(event, Started):
             started = time.perf_counter() - began
     return started
+
+
+if __name__ == "__main__":
+    run(main)

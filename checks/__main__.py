@@ -72,6 +72,8 @@ CHECKS: dict[str, Callable[[], None]] = {
     "the README's results are those of the reports": _check_generated("pipeline.readme"),
     "the figures of speed are those that were measured": _check_generated("benchmarks.report"),
     "the README's reliability figures are those that were counted": _check_generated("checks.reliability"),
+    "the faults survived beyond one machine are those that were counted": _check_generated("checks.reliability", "--survey", "cluster"),
+    "the figures of scaling are those that were measured": _check_generated("benchmarks.scaling"),
     "the picture of the architecture is that of the pipeline files": _check_generated("checks.architecture"),
     "the whole pipeline, built twice, gives the same files and runs": _check_double_build,
 }

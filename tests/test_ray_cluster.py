@@ -74,7 +74,9 @@ def test_results_are_those_of_local_workers(cluster: RayNodes, trials, processed
         assert [type(event) for event in events if event.key == key] == [Started, EpochEnded, EpochEnded, Finished]
 
 
-def test_a_node_that_is_killed_costs_only_its_trial_which_runs_again_elsewhere(cluster: RayNodes, long_trials, processed, tmp_path):
+def test_a_node_that_is_killed_costs_only_its_trial_which_runs_again_elsewhere(
+    cluster: RayNodes, long_trials, processed, tmp_path, record_property
+):
     second, events, started = cluster.add(), [], set()
     for event in events_of(long_trials, processed, tmp_path / "ray", runner="ray"):
         events.append(event)
@@ -86,6 +88,8 @@ def test_a_node_that_is_killed_costs_only_its_trial_which_runs_again_elsewhere(c
     assert not interrupted.gives_up
     assert [type(event) for event in events if event.key == interrupted.key].count(Started) == 2
     assert hashes(events) == hashes(events_of(long_trials, processed, tmp_path / "local"))
+    record_property("nodes_killed", 1)
+    record_property("cluster_runs_lost", len(long_trials) - len(hashes(events)))
 
 
 def test_a_node_that_is_added_is_used(cluster: RayNodes, long_trials, processed, tmp_path):
@@ -97,26 +101,34 @@ def test_a_node_that_is_added_is_used(cluster: RayNodes, long_trials, processed,
     assert kinds.index(Finished) > [place for place, kind in enumerate(kinds) if kind is Started][1]
 
 
-def test_a_node_that_computes_otherwise_is_named_and_gets_no_trial(cluster: RayNodes, trials, processed, tmp_path, capsys):
+def test_a_node_that_computes_otherwise_is_named_and_gets_no_trial(cluster: RayNodes, trials, processed, tmp_path, capsys, record_property):
     cluster.add(ONEDNN_MAX_CPU_ISA="AVX2")
     events = list(events_of(trials, processed, tmp_path / "ray", runner="ray"))
     assert "ONEDNN_MAX_CPU_ISA AVX2, on this machine none; its results would differ" in capsys.readouterr().out
     assert hashes(events) == hashes(events_of(trials, processed, tmp_path / "local"))
+    record_property("nodes_refused", 1)
 
 
-def test_no_trial_runs_where_no_node_computes_as_this_machine_does(cluster: RayNodes, trials, processed, tmp_path, monkeypatch):
+def test_no_trial_runs_where_no_node_computes_as_this_machine_does(
+    cluster: RayNodes, trials, processed, tmp_path, monkeypatch, record_property
+):
     monkeypatch.setattr("pipeline.ray_cluster._comparable_environment", lambda: {"cpu": "another"})
     with pytest.raises(PipelineError, match=r"no node of the Ray cluster computes as this machine does .*cpu .*, on this machine another"):
         list(events_of(trials, processed, tmp_path / "ray", runner="ray"))
+    record_property("nodes_refused", 1)
 
 
-def test_a_trial_whose_workers_are_killed_every_time_is_given_up_by_name(cluster: RayNodes, long_trials, processed, tmp_path):
-    doomed = {"long-0": long_trials["long-0"]}
+def test_a_trial_whose_workers_are_killed_every_time_is_given_up_by_name(
+    cluster: RayNodes, long_trials, processed, tmp_path, record_property
+):
+    doomed, killed = {"long-0": long_trials["long-0"]}, 0
     with pytest.raises(PipelineError, match=r"gave up after 3 attempts each: trial the doomed"):
         for event in events_of(doomed, processed, tmp_path / "ray", runner="ray", names={"long-0": "the doomed"}):
             if isinstance(event, EpochEnded) and event.metrics["epoch"] == 1:
-                for worker in cluster.nodes[0].trial_workers():
+                for worker in cluster.trial_workers():
                     worker.kill()
+                    killed += 1
+    record_property("ray_workers_killed", killed)
 
 
 @pytest.fixture
@@ -147,7 +159,7 @@ def statuses(project: Path) -> list[str]:
     return sorted(run.info.status for run in client.search_runs([experiment.experiment_id], "tags.arm = 'baseline'"))
 
 
-def test_a_killed_driver_leaves_no_orphans_and_goes_on_from_the_ledger(cluster: RayNodes, project):
+def test_a_killed_driver_leaves_no_orphans_and_goes_on_from_the_ledger(cluster: RayNodes, project, record_property):
     cluster.add()
     driver = start_stage(project)
     read_until(driver, "finished (1/")
@@ -165,10 +177,11 @@ def test_a_killed_driver_leaves_no_orphans_and_goes_on_from_the_ledger(cluster: 
     subprocess.run(STAGE, cwd=project, env=environment, check=True, capture_output=True)
     for path in (project / "results").rglob("*"):
         assert path.is_dir() or path.read_bytes() == (local / path.relative_to(project / "results")).read_bytes()
+    record_property("drivers_killed", 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_cancelling_leaves_no_orphan_and_no_open_run(cluster: RayNodes, project, number):
+def test_cancelling_leaves_no_orphan_and_no_open_run(cluster: RayNodes, project, number, record_property):
     cluster.add()
     driver = start_stage(project)
     wait_until(lambda: len(cluster.trial_workers()) == 2, seconds=90)
@@ -180,14 +193,16 @@ def test_cancelling_leaves_no_orphan_and_no_open_run(cluster: RayNodes, project,
     assert "stopped; what was finished is kept" in said
     wait_until(lambda: not cluster.trial_workers())
     assert set(statuses(project)) == {"KILLED"}
+    record_property("drivers_cancelled", 1)
 
 
-def test_a_lost_head_is_explained_and_nothing_finished_is_lost(cluster: RayNodes, project):
+def test_a_lost_head_is_explained_and_nothing_finished_is_lost(cluster: RayNodes, project, record_property):
     driver = start_stage(project)
     read_until(driver, "finished (1/")
     cluster.nodes[0].kill()
     said, _ = driver.communicate(timeout=120)
-    print(said)
     assert driver.returncode != 0
     assert "error: lost the Ray cluster" in said
     assert statuses(project).count("FINISHED") == 1
+    record_property("heads_killed", 1)
+    record_property("cluster_runs_lost", 1 - statuses(project).count("FINISHED"))

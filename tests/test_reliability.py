@@ -10,6 +10,7 @@ import pytest
 from checks import reliability
 from pipeline.errors import PipelineError
 
+SURVEY = reliability.RESILIENCE
 COUNTING = "def test_counts(record_property):\n    record_property({name!r}, {count})\n    assert not {failing}\n"
 
 
@@ -24,13 +25,13 @@ def run_tests(folder: Path, counts: dict[str, int], *, failing: bool = False) ->
 
 @pytest.fixture
 def counts() -> dict[str, int]:
-    return {name: index for index, name in enumerate(reliability.MEANINGS)}
+    return {name: index for index, name in enumerate(SURVEY.meanings)}
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
     (tmp_path / "checks").mkdir()
-    (tmp_path / "README.md").write_text(f"Before.\n{reliability.BEGIN}\nold\n{reliability.END}\nAfter.\n")
+    (tmp_path / "README.md").write_text(f"Before.\n{SURVEY.begin}\nold\n{SURVEY.end}\nAfter.\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -46,7 +47,7 @@ def test_what_tests_counted_stands_in_the_readme(project, counts, monkeypatch):
     text = (project / "README.md").read_text()
     assert json.loads((project / "checks/reliability.json").read_text()) == counts
     for name, count in counts.items():
-        assert f"| {reliability.MEANINGS[name]} | {count} |" in text
+        assert f"| {SURVEY.meanings[name]} | {count} |" in text
     assert text.startswith("Before.")
     assert "old" not in text
     run(monkeypatch, "--check")
