@@ -66,7 +66,7 @@ def measure(runs: Sequence[int], repeats: int) -> dict[str, Any]:
     Raises:
         PipelineError: the shared server does not start.
     """
-    results: dict[str, Any] = {"environment": _environment(), "made_by": _made_by(), "reads": [], "writes": []}
+    results: dict[str, Any] = {**described(), "reads": [], "writes": []}
     for open_store in reversed(STORES.values()):  # what may be missing is told first
         with open_store() as store, tempfile.TemporaryDirectory(prefix="trial-") as folder:
             results["environment"] |= _database(store)
@@ -166,6 +166,11 @@ def _timed(action: Callable[[], object]) -> float:
     began = time.perf_counter()
     action()
     return time.perf_counter() - began
+
+
+def described() -> dict[str, Any]:
+    """Say what measured: the environment, with the machine's size, and the commit."""
+    return {"environment": _environment(), "made_by": _made_by()}
 
 
 def _environment() -> dict[str, Any]:
