@@ -27,19 +27,21 @@ SECONDS_TO_STOP = 60
 class SharedServer:
     """What deploy/server keeps running in a folder; `said` is what it prints."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.folder = folder / "a server"  # a path with a space
         self.said = folder / "said"
         self.port, self.database_port, self.s3_port = free_ports(3)
         ours = {name: value for name, value in os.environ.items() if not name.startswith(OTHERS)}
         ports = {"MLFLOW_PORT": self.port, "PGPORT": self.database_port, "S3_PORT": self.s3_port}
         self.environment = {**ours, **{name: str(port) for name, port in ports.items()}, "SERVER_FOLDER": str(self.folder)}
+        self.environment["MLFLOW_HOST"] = host
         self.environment["PATH"] = f"{Path(sys.executable).parent}:{ours['PATH']}"
         self._scheme = "http"
 
     @property
     def uri(self) -> str:
-        return f"{self._scheme}://127.0.0.1:{self.port}"
+        return f"{self._scheme}://{self.host}:{self.port}"
 
     def start(self, **environment: str) -> None:
         """Start it and wait until MLflow answers."""
@@ -74,9 +76,9 @@ class SharedServer:
             psutil.wait_procs(members, SECONDS_TO_STOP)
 
     def processes(self) -> list[psutil.Process]:
-        """The script's process, which is supervisord's now, and all below it."""
-        supervisor = psutil.Process(self._process.pid)
-        return [supervisor, *supervisor.children(recursive=True)]
+        """The script's process and all below it."""
+        script = psutil.Process(self._process.pid)
+        return [script, *script.children(recursive=True)]
 
     def part(self, *words: str) -> psutil.Process:
         """The uppermost process whose command line has these words."""

@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import boto3
@@ -153,6 +154,31 @@ def test_nothing_listens_beyond_this_machine(server):
     assert {address.port for address in listening} == {server.port, server.database_port, server.s3_port}
 
 
+def test_it_listens_where_it_is_told_to_and_goes_by_the_names_it_is_told(other_folder):
+    server = SharedServer(other_folder, host="127.0.0.2")
+    try:
+        server.start(MLFLOW_SERVER_ALLOWED_HOSTS="laboratory.example")
+        with pytest.raises(requests.ConnectionError):
+            requests.get(f"http://127.0.0.1:{server.port}/health", timeout=5)
+        statuses = {
+            host: ask(server, auth=login(server), headers={"Host": host}).status_code for host in ("laboratory.example", "localhost")
+        }
+        assert statuses == {"laboratory.example": 200, "localhost": 403}
+    finally:
+        server.give_up()
+
+
+def test_the_indexes_of_the_project_are_made(server):
+    password = server.secrets()["PGPASSWORD"]
+    with closing(psycopg2.connect(host="127.0.0.1", port=server.database_port, user="mlflow", password=password)) as connection:
+        cursor = connection.cursor()
+        cursor.execute("SELECT indexname FROM pg_indexes")
+        there = {name for (name,) in cursor.fetchall()}
+    asked = set(re.findall(r"^CREATE INDEX IF NOT EXISTS (\w+)", (DEPLOY / "indexes.sql").read_text(), re.MULTILINE))
+    assert asked
+    assert asked <= there
+
+
 def test_secrets_stand_in_one_private_file_and_nowhere_else(server, client):
     client.create_experiment("so that there is something to look into")
     file = server.folder / "secrets.env"
@@ -192,7 +218,7 @@ def log_a_run(client: MlflowClient, folder: Path) -> str:
     return run.info.run_id
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_it_ends_whole_and_keeps_what_was_logged(server, client, tmp_path, how):
     run_id = log_a_run(client, tmp_path)
     code = server.end(how)
