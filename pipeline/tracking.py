@@ -51,6 +51,8 @@ DRIVER_TAG = "driver"
 RETRIES_VARIABLE = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 LOCKED = "database is locked"
 BUSY_SECONDS = 60
+ALREADY_THERE = "RESOURCE_ALREADY_EXISTS"
+MADE_MEANWHILE = ("UniqueViolation", "UNIQUE constraint failed")  # PostgreSQL's words and sqlite's
 SECONDS_BETWEEN_CALLS = 1
 LOCKED_SECONDS = 240  # as long as MLflow asks a server again, by default
 # MLflow itself has no index by which a tag's value is found, or an open run. deploy/indexes.sql gives a server's database the same.
@@ -135,7 +137,7 @@ class Ledger:
         run_id = self._create_run(name, {"kind": "trial", NOTE_TAG: note, **tags})
         parameters = [Param(key, str(value)) for key, value in config.model_dump().items()]
         self.client.log_batch(run_id, params=parameters)
-        self.client.log_inputs(run_id, [_dataset_input(tags["data_md5"], context) for context in ("train", "validation")])
+        self._log_inputs(run_id, [_dataset_input(tags["data_md5"], context) for context in ("train", "validation")])
         return run_id
 
     def log_epochs(self, run_id: str, epochs: Iterable[tuple[dict[str, float], float | None]]) -> None:
@@ -179,7 +181,7 @@ class Ledger:
     def evaluation(self, digests: dict[str, str]) -> Iterator[str]:
         """Open a run for the block, in which data sets are evaluated, given as MD5s by split; give the run's id."""
         run_id = self._create_run("evaluation", {"kind": "evaluation", NOTE_TAG: EVALUATION_NOTE, **stage_tags()})
-        self.client.log_inputs(run_id, [_dataset_input(md5, split) for split, md5 in digests.items()])
+        self._log_inputs(run_id, [_dataset_input(md5, split) for split, md5 in digests.items()])
         try:
             yield run_id
         except BaseException:
@@ -297,6 +299,14 @@ class Ledger:
             with naming_what_is_full(self.client.get_run(run_id).info.artifact_uri):
                 raise
 
+    def _log_inputs(self, run_id: str, inputs: list[DatasetInput]) -> None:
+        try:
+            self.client.log_inputs(run_id, inputs)
+        except MlflowException as error:
+            if not any(text in str(error) for text in MADE_MEANWHILE):
+                raise
+            self.client.log_inputs(run_id, inputs)  # which finds the data sets that another driver has just made
+
     def _explained(self, error: Exception) -> PipelineError:
         store, reason = (public(text, self.tracking_uri) for text in (self.tracking_uri, str(error)))
         mend = "check the server and the MLFLOW_ variables (with none set, it is mlflow.db in the project); what was trained is kept"
@@ -318,7 +328,12 @@ class Ledger:
             if experiment is None:
                 local = self.tracking_uri.startswith("sqlite:")
                 location = (project_root() / "mlartifacts").as_uri() if local else None
-                return str(self.client.create_experiment(name, location, EXPERIMENT_TAGS))
+                try:
+                    return str(self.client.create_experiment(name, location, EXPERIMENT_TAGS))
+                except MlflowException as error:
+                    if error.error_code != ALREADY_THERE:
+                        raise
+                    experiment = self.client.get_experiment_by_name(name)  # from a driver on another machine, meanwhile
         if experiment.lifecycle_stage == "deleted":
             raise PipelineError(f"MLflow experiment '{name}' is deleted; restore it, or set MLFLOW_EXPERIMENT_NAME to another")
         return str(experiment.experiment_id)

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -19,7 +20,7 @@ from mlflow.entities import Run
 
 from pipeline.tracking import EXPERIMENT
 from pipeline.trial_result import FILES
-from tests.conftest import Project, clone_project, kill_group, read_until
+from tests.conftest import Project, clone_project, kill_group, read_until, stage_environment
 from tests.shared_server import SharedServer, running_server, wait_for
 
 pytestmark = pytest.mark.cluster
@@ -99,7 +100,6 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_clones_that_run_at_once_share_one_experiment_and_come_to_equal_results(shared, as_admin, record_property):
-    assert {experiment.name for experiment in as_admin.search_experiments()} == {"Default", EXPERIMENT}
     runs = trials(as_admin)
     assert {run.info.status for run in runs} == {"FINISHED"}
     trained = Counter(run.info.run_name for run in runs)
@@ -156,6 +156,38 @@ def test_a_trial_that_two_clones_train_at_the_same_time_is_there_twice_and_equal
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert len({run.data.tags["trial_key"] for run in runs}) == 2
     assert digests(clones["ada"].root / "results/train") == digests(clones["bob"].root / "results/train")
+
+
+DRIVER = """
+import os
+from contextlib import nullcontext
+from pipeline import tracking
+tracking.store_lock = nullcontext  # which is only for the drivers of one machine
+while name := input():
+    os.environ["MLFLOW_EXPERIMENT_NAME"] = name
+    with tracking.Ledger() as ledger, ledger.evaluation({"test": "0" * 32}):
+        print("logged", flush=True)
+"""
+
+
+def test_drivers_of_several_machines_that_begin_at_once_share_a_new_experiment(server, users, as_admin):
+    command, variables = [sys.executable, "-c", DRIVER], {**stage_environment(), **users["ada"]}
+    drivers = [subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    try:
+        for name in ("first", "second", "third", ""):
+            for driver in drivers:
+                driver.stdin.write(f"{name}\n")
+                driver.stdin.flush()
+            assert [driver.stdout.readline() for driver in drivers if name] == ["logged\n"] * (3 if name else 0)
+        assert [driver.wait(60) for driver in drivers] == [0, 0, 0]
+    finally:
+        for driver in drivers:
+            driver.kill()
+            driver.communicate()
+    for name in ("first", "second", "third"):
+        experiment = as_admin.get_experiment_by_name(name)
+        runs = as_admin.search_runs([experiment.experiment_id])
+        assert [(run.info.status, len(run.inputs.dataset_inputs)) for run in runs] == [("FINISHED", 1)] * 3
 
 
 class Outage:
