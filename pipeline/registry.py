@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Object, Property
 
+from pipeline.addresses import public
 from pipeline.champion import Candidate, Champion, objections
 from pipeline.cifar10 import CLASSES
 from pipeline.errors import PipelineError
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 MODEL = "cifar10-mlp"
 ALIAS = "champion"
 NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the model, or the alias
+PICKLES_VARIABLE = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
 ALREADY_THERE = "RESOURCE_ALREADY_EXISTS"
 ABOUT = "Classifies 32 x 32 colour images into the ten classes of CIFAR-10. The alias `champion` is on the version that is served."
 SIGNATURE = ModelSignature(
@@ -107,7 +110,7 @@ def load_champion() -> tuple[PyFuncModel, str]:
     """Load the model that carries the alias, and say which it is.
 
     Raises:
-        PipelineError: there is none, or it cannot be loaded.
+        PipelineError: there is none, or it cannot be loaded, as one that is a pickle.
     """
     with Ledger() as ledger:
         version = _version_with_alias(ledger.client)
@@ -116,11 +119,12 @@ def load_champion() -> tuple[PyFuncModel, str]:
         raise PipelineError(f"{MODEL}: no version has the alias {ALIAS}; {mend}")
     named = f"{MODEL} version {version.version} ({version.tags.get('arm', 'registered by hand')})"
     mlflow.set_tracking_uri(ledger.tracking_uri)
+    os.environ[PICKLES_VARIABLE] = "false"  # a pickle may run anything, and none of our models holds one
     try:
         with nothing_on_stderr():
             return mlflow.pyfunc.load_model(f"models:/{MODEL}/{version.version}"), named
     except (MlflowException, OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = public(str(error)).strip().split("\n")[0]
         raise PipelineError(f"{named}: cannot be loaded ({reason}); run `dvc repro --force evaluate` to register it anew") from None
 
 
