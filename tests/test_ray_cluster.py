@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
-from benchmarks.ray_nodes import RayNodes, ray_nodes
+from benchmarks.ray_nodes import RAY, RayNodes, ray_nodes
 from pipeline.errors import PipelineError
 from pipeline.runner import run_trials
 from pipeline.trial_events import EpochEnded, Finished, Interrupted, Started
@@ -72,6 +72,20 @@ def test_results_are_those_of_local_workers(cluster: RayNodes, trials, processed
     assert hashes(events) == hashes(events_of(trials, processed, tmp_path / "local"))
     for key in trials:
         assert [type(event) for event in events if event.key == key] == [Started, EpochEnded, EpochEnded, Finished]
+
+
+def test_data_are_placed_once_on_each_node_for_all_of_its_workers(monkeypatch, parameters, processed, tmp_path):
+    config = parameters.trial_config("baseline", {"hidden_units": [64], "batch_size": 4, "epochs": 20}, seed=0)
+    with ray_nodes(cpus=2) as nodes:
+        monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+        nodes.add(cpus=2)
+        started = 0
+        for event in events_of({str(number): config for number in range(4)}, processed, tmp_path / "ray", runner="ray"):
+            started += isinstance(event, Started)
+            if started == 4:
+                told = subprocess.run([RAY, "memory", "--stats-only"], capture_output=True, text=True, check=True).stdout
+                break
+    assert "4 objects" in told, told  # two splits on two nodes, and not on four workers
 
 
 def test_a_node_that_is_killed_costs_only_its_trial_which_runs_again_elsewhere(
