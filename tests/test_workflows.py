@@ -29,7 +29,7 @@ SHOW = {
 def test_the_workflows_and_jobs_are_these():
     assert JOBS.keys() == {
         *(f"ci.yml:{job}" for job in ("lint", "test", "check", "spot-check", "diff")),
-        *(f"nightly.yml:{job}" for job in ("verify", "resilience")),
+        *(f"nightly.yml:{job}" for job in ("verify", "resilience", "test-cluster")),
     }
     assert ACTIONS.keys() == {"setup"}
 
