@@ -48,7 +48,9 @@ class SharedServer:
         self._scheme = "https" if "UVICORN_SSL_CERTFILE" in environment else "http"
         with self.said.open("a") as said:
             variables = {**self.environment, **environment}
-            self._process = subprocess.Popen([SCRIPT], env=variables, stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
+            # When the tests themselves are killed, no fixture ends it.
+            command = ["setpriv", "--pdeathsig", "TERM", SCRIPT]
+            self._process = subprocess.Popen(command, env=variables, stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
         wait_for("MLflow to answer", self.answers, SECONDS_TO_START)
 
     def answers(self) -> bool:
