@@ -88,6 +88,10 @@ demo: setup ## the whole pipeline, shrunken, in a throw-away copy (.demo)
 .PHONY: cluster
 cluster: setup $(CLUSTER_READY) ## add to the environment what clusters and shared servers need: Ray, S3, PostgreSQL
 
+.PHONY: server
+server: cluster ## keep a shared MLflow server running: PostgreSQL, S3-compatible store, users; on http://127.0.0.1:5000 (deploy/server --help)
+	@deploy/server
+
 ##@ Look at what was measured
 
 .PHONY: ui
@@ -122,7 +126,7 @@ test-browser: setup browser $(AXE) ## try UI, registry, server, reports and plot
 
 .PHONY: test-cluster
 test-cluster: cluster postgresql ## try Ray clusters, the shared server, the shared cache and experiments, on loopback (twenty minutes); puts the counts into docs/scaling.md
-	@python -m pytest -m cluster -n 2 --dist loadfile --junitxml=cluster.xml
+	@python -m pytest -m cluster -n 2 --dist loadfile --junitxml=cluster.xml -o junit_family=xunit1
 	@python -m checks.reliability --survey cluster cluster.xml
 
 .PHONY: postgresql

@@ -63,21 +63,21 @@ VIEWS: Mapping[str, View] = {
     "trials": View("All trials", TRIALS, (*_tags("study", "arm"), *_params("batch_size", "learning_rate", "seed"), *LAST_METRICS)),
     "arms": View(
         "Mean curves by arm",
-        f"{TRIALS} and tags.study LIKE '%train'",  # which is the last by the alphabet; '%train%' is continued_training too
+        "tags.study LIKE '%train'",  # which is the last by the alphabet; '%train%' is continued_training too
         (*_tags("arm"), *_params("seed"), *LAST_METRICS),
         group_by=(("tag", "arm"), ("param", "batch_size")),
         curves=CURVES,
     ),
     "batch-sizes": View(
         "Mean curves by batch size",
-        f"{TRIALS} and tags.study LIKE '%batch_size_grid%'",
+        "tags.study LIKE '%batch_size_grid%'",
         (*_params("batch_size", "seed"), *LAST_METRICS),
         group_by=(("tag", "arm"), ("param", "batch_size")),
         curves=CURVES,
     ),
     "learning-rates": View(
         "Learning rates, parallel coordinates",
-        f"{TRIALS} and tags.study LIKE '%learning_rate%'",
+        "tags.study LIKE '%learning_rate%'",
         (*_tags("arm"), *_params("learning_rate", "seed"), *LAST_METRICS),
         parallel=(("normalization", "learning_rate"), ("val_loss", "val_accuracy", "train_eval_accuracy")),
     ),

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pipeline.tracking import Ledger
 
 
-AHEAD = 1_000  # trials of later cells that are looked at, of what may be a hundred thousand
+AHEAD = 200  # trials of later cells that are looked up before a cell begins: seconds, where there may be a hundred thousand
 
 
 @dataclass(frozen=True)

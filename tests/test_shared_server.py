@@ -256,6 +256,7 @@ def test_postgresql_that_is_killed_in_mid_run_and_comes_back_is_waited_for(
     outage.end()
     rest, _ = stage.communicate()
     assert stage.returncode == 0, rest
+    record_property("postgresql_killed", 1)
     record_property("seconds_from_kill_to_end", round(time.monotonic() - began, 1))
     record_property("requests_refused", server.log("mlflow").count("503 Service Unavailable") - refused)
     record_property("calls_of_the_database_hung_up_on", outage.calls)
