@@ -58,7 +58,7 @@ CLUSTER = Survey(
         "drivers_killed": "drivers killed: nothing left running on the nodes, the next one went on from the ledger",
         "drivers_cancelled": "drivers cancelled (Ctrl-C, SIGTERM): nothing left running, no run left open",
         "postgresql_killed": "PostgreSQL killed in mid-run and brought back: every trial finished, none left open",
-        "servers_killed": "storage for DVC's cache killed in the middle of a push: pushed again, nothing damaged",
+        "pushes_broken_off": "pushes to DVC's remote broken off, storage or client killed: completed by the next, nothing damaged",
         "cluster_runs_lost": "finished trials lost",
     },
 )
