@@ -11,10 +11,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-import boto3
-import botocore.exceptions
 import psutil
-import psycopg2
 import pytest
 import requests
 from mlflow import MlflowClient
@@ -127,6 +124,9 @@ def test_who_calls_by_a_foreign_name_or_from_a_foreign_page_is_refused(server):
 
 
 def test_the_database_lets_nobody_in_without_the_password(server):
+    # Of the extra lock, and these tests are collected without it, too.
+    import psycopg2
+
     address = {"host": "127.0.0.1", "port": server.database_port}
     for role, password in (("mlflow", ""), ("mlflow", "guessed"), ("postgres", "")):
         with pytest.raises(psycopg2.OperationalError, match=r"password|pg_hba"):
@@ -135,6 +135,10 @@ def test_the_database_lets_nobody_in_without_the_password(server):
 
 
 def test_the_store_of_artifacts_lets_nobody_in_without_its_keys(server):
+    # Of the extra lock, and these tests are collected without it, too.
+    import boto3
+    import botocore.exceptions
+
     def bucket(key: str, secret: str) -> str:
         s3 = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{server.s3_port}", aws_access_key_id=key, aws_secret_access_key=secret)
         return s3.list_objects_v2(Bucket="mlflow")["Name"]
@@ -169,6 +173,9 @@ def test_it_listens_where_it_is_told_to_and_goes_by_the_names_it_is_told(other_f
 
 
 def test_the_indexes_of_the_project_are_made(server):
+    # Of the extra lock, and these tests are collected without it, too.
+    import psycopg2
+
     password = server.secrets()["PGPASSWORD"]
     with closing(psycopg2.connect(host="127.0.0.1", port=server.database_port, user="mlflow", password=password)) as connection:
         cursor = connection.cursor()
