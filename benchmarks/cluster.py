@@ -161,7 +161,7 @@ def measure_start(repeats: int = 3) -> dict[str, Spread]:
     return {name: spread(values) for name, values in seconds.items()}
 
 
-def measure_trial(repeats: int = 3) -> dict[str, Spread]:
+def measure_trial(repeats: int = 2) -> dict[str, Spread]:
     """Seconds of one of the notebook's trainings with BN, and megabytes of what comes back of it, on a node of one CPU."""
     configs = {str(seed): load_parameters().trial_config("batch_norm", {}, seed) for seed in range(repeats)}
     seconds, megabytes, began = [], [], 0.0
