@@ -42,6 +42,7 @@ NODES = (1, 2, 4, 8)
 CPUS_PER_NODE = 4
 SECONDS_OF_A_WAITING_TRIAL = 4.0
 WAITING_TRIALS_PER_CPU = 4
+SECONDS_BETWEEN_LOOKS = 0.5
 TRAINING_IMAGES, VALIDATION_IMAGES = 40_000, 10_000
 
 
@@ -64,11 +65,17 @@ def main() -> None:
         temporary.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
 
 
-def work_that_takes(seconds: float) -> Work:
-    """A trial that only waits, tells of its epochs meanwhile, and leaves a result of two small files."""
+def work_that_takes(seconds: float, workers: int, meeting: Path) -> Work:
+    """A trial that only waits, tells of its epochs meanwhile, and leaves a result of two small files.
+
+    The first trial of each worker process waits until as many workers have one: they leave a file each in the folder `meeting`.
+    """
 
     def work(key: str, config: TrialConfig, train: Examples, validation: Examples, results: Path, tell: Tell) -> None:
         _touch(train, validation)
+        (meeting / str(os.getpid())).touch()
+        while len(list(meeting.iterdir())) < workers:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
         tell(Started(key, "a node"))
         metrics = {f"metric_{number}": 0.5 for number in range(METRICS_PER_EPOCH)}
         history = [{"epoch": float(epoch), **metrics} for epoch in range(1, config.epochs + 1)]
@@ -101,7 +108,18 @@ def run_waiting(crew: RayCluster, *, trials: int, epochs: int) -> float:
 
 
 @contextmanager
-def open_crew(cluster: RayNodes, work: Work | None) -> Iterator[RayCluster]:
+def open_waiting_crew(cluster: RayNodes, seconds: float, workers: int) -> Iterator[RayCluster]:
+    """Connect to the cluster for trials that wait, and have every worker process started."""
+    with (
+        tempfile.TemporaryDirectory(prefix="meeting-") as meeting,
+        open_crew(cluster, work_that_takes(seconds, workers, Path(meeting))) as crew,
+    ):
+        run_waiting(crew, trials=workers, epochs=1)
+        yield crew
+
+
+@contextmanager
+def open_crew(cluster: RayNodes, work: Work | None = None) -> Iterator[RayCluster]:
     """Connect to the cluster, with arrays of CIFAR-10's size."""
     os.environ["RAY_ADDRESS"] = cluster.address
     with tempfile.TemporaryDirectory(prefix="cluster-") as folder:
@@ -116,8 +134,7 @@ def open_crew(cluster: RayNodes, work: Work | None) -> Iterator[RayCluster]:
 def measure_overhead(counts: tuple[int, ...] = TRIALS_TO_DO_NOTHING) -> list[dict[str, float]]:
     """Run trials that do nothing on one node with two workers: for each number of trials, the seconds and the milliseconds of each."""
     rows = []
-    with ray_nodes(cpus=2) as cluster, open_crew(cluster, work_that_takes(0.0)) as crew:
-        run_waiting(crew, trials=100, epochs=1)  # starts the workers
+    with ray_nodes(cpus=2) as cluster, open_waiting_crew(cluster, 0.0, workers=2) as crew:
         for count in counts:
             print(f"{count:,} trials that do nothing", flush=True)
             seconds = run_waiting(crew, trials=count, epochs=1)
@@ -135,8 +152,7 @@ def measure_nodes(nodes: tuple[int, ...] = NODES, seconds_each: float = SECONDS_
             cpus = count * CPUS_PER_NODE
             trials = WAITING_TRIALS_PER_CPU * cpus
             print(f"{trials} trials that wait, on {count} nodes", flush=True)
-            with open_crew(cluster, work_that_takes(seconds_each)) as crew:
-                run_waiting(crew, trials=2 * cpus, epochs=1)  # starts every worker
+            with open_waiting_crew(cluster, seconds_each, workers=cpus) as crew:
                 seconds = run_waiting(crew, trials=trials, epochs=EPOCHS)
             efficiency = WAITING_TRIALS_PER_CPU * seconds_each / seconds
             rows.append({"nodes": count, "cpus": cpus, "trials": trials, "seconds": seconds, "efficiency": efficiency})
@@ -153,7 +169,7 @@ def measure_start(repeats: int = 3) -> dict[str, Spread]:
     with ray_nodes(cpus=0) as cluster:
         for _ in range(repeats):
             node, began = cluster.add(), time.perf_counter()
-            with open_crew(cluster, work=None) as crew:
+            with open_crew(cluster) as crew:
                 seconds["connect"].append(time.perf_counter() - began)
                 for name in ("first_trial", "second_trial"):
                     seconds[name].append(_seconds_to_start(crew, name))
@@ -165,7 +181,7 @@ def measure_trial(repeats: int = 2) -> dict[str, Spread]:
     """Seconds of one of the notebook's trainings with BN, and megabytes of what comes back of it, on a node of one CPU."""
     configs = {str(seed): load_parameters().trial_config("batch_norm", {}, seed) for seed in range(repeats)}
     seconds, megabytes, began = [], [], 0.0
-    with ray_nodes() as cluster, open_crew(cluster, work=None) as crew:
+    with ray_nodes() as cluster, open_crew(cluster) as crew:
         for event in chain.from_iterable(run_trials_on(crew, configs)):
             if isinstance(event, Started):
                 began = time.perf_counter()

@@ -10,7 +10,7 @@ import signal
 import tempfile
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -28,11 +28,13 @@ from pipeline.errors import PipelineError
 from pipeline.trial_config import TrialConfig
 from pipeline.trial_events import EpochEnded, Event, Finished, Interrupted, Started
 from pipeline.trial_result import result_of
-from pipeline.trial_work import work
+from pipeline.trial_work import Assignment, work
 
 POLL_SECONDS = 0.2
 WORKERS_VARIABLE = "TRIAL_WORKERS"
-TEMPORARY_FOLDER = ".batch-norm-{}-"  # and some random characters; short, since the path of a socket has at most 107
+TEMPORARY_FOLDER = ".batch-norm-{}-"  # and some random characters
+# The path of a socket has at most 107: that of a temporary folder and Python's own names in it take up to 61.
+LONGEST_PLACE = 46
 
 
 def worker_count() -> int:
@@ -59,11 +61,14 @@ class LocalWorkers:
         self._receiver, self._sender = self._context.Pipe(duplex=False)
         self.workers = min(worker_count(), max(1, trials))
         self._pool = self._open_pool()
-        self._pending: dict[Future[None], _Attempt] = {}
+        self._pending: dict[Future[None], Assignment] = {}
 
-    def take_up(self, key: str, config: TrialConfig, attempts: int) -> None:
-        """Have the trial executed, up to `attempts` times in all."""
-        self._schedule(_Attempt(key, config, attempts - 1))
+    def take_up(self, assignment: Assignment) -> None:
+        """Have a trial executed, and again when its worker has died."""
+        if not self._pool.active:  # a worker died before it had taken up a trial
+            self._pool = self._open_pool()
+        arguments = [assignment.key, assignment.config, self._processed, self._results]
+        self._pending[self._pool.schedule(_work, args=arguments)] = assignment
 
     def next_events(self) -> list[Event]:
         """Wait a moment for something to happen, and give all that has, in order."""
@@ -81,29 +86,16 @@ class LocalWorkers:
         self._sender.close()
         self._receiver.close()
 
-    def _end_of(self, attempt: _Attempt, reason: str | None) -> Event:
+    def _end_of(self, assignment: Assignment, reason: str | None) -> Event:
         if reason is None:
-            return Finished(attempt.key, result_of(attempt.key, self._results))
-        if attempt.left:
-            self._schedule(replace(attempt, left=attempt.left - 1))
-        return Interrupted(attempt.key, reason, gives_up=attempt.left == 0)
-
-    def _schedule(self, attempt: _Attempt) -> None:
-        if not self._pool.active:  # a worker died before it had taken up a trial
-            self._pool = self._open_pool()
-        self._pending[self._pool.schedule(_work, args=[attempt.key, attempt.config, self._processed, self._results])] = attempt
+            return Finished(assignment.key, result_of(assignment.key, self._results))
+        left = assignment.attempts - 1
+        if left:
+            self.take_up(replace(assignment, attempts=left))
+        return Interrupted(assignment.key, reason, gives_up=not left)
 
     def _open_pool(self) -> ProcessPool:
         return ProcessPool(self.workers, context=self._context, initializer=_prepare_worker, initargs=[self._sender])
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    """A trial that was taken up, and how often it may be tried again."""
-
-    key: str
-    config: TrialConfig
-    left: int
 
 
 def call_in_worker(function: Any, *arguments: Any) -> Any:  # noqa: ANN401 - passes on what the function takes and gives
@@ -139,6 +131,8 @@ def _keep_temporary_files_together() -> None:
     inherited = Path(tempfile.gettempdir())
     # Within that of the process that started this one, the paths of sockets would grow too long: put it beside.
     place = inherited.parent if inherited.name.startswith(TEMPORARY_FOLDER.split("{", maxsplit=1)[0]) else inherited
+    if len(os.fsencode(place)) > LONGEST_PLACE:
+        place = Path("/tmp")  # noqa: S108 - mkdtemp makes a private folder in it
     for left in place.glob(TEMPORARY_FOLDER.format("*") + "*"):
         process = re.fullmatch(TEMPORARY_FOLDER.format(r"(\d+)") + ".*", left.name)
         if process is not None and not psutil.pid_exists(int(process[1])):

@@ -10,13 +10,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.addresses import reason
 from pipeline.atomic import replacing
 from pipeline.dataset import Examples, load_examples
 from pipeline.environment import computing_environment, kernel_variables
@@ -24,7 +24,7 @@ from pipeline.errors import PipelineError
 from pipeline.trial_config import TrialConfig
 from pipeline.trial_events import EpochEnded, Event, Finished, Interrupted, Started
 from pipeline.trial_result import result_of
-from pipeline.trial_work import Tell, work
+from pipeline.trial_work import Assignment, Tell, work
 
 try:
     import ray
@@ -80,7 +80,7 @@ class RayCluster:
         placed = [ray.put(Examples(np.asarray(examples.images), np.asarray(examples.labels))) for examples in data]
         self._arguments = [*placed, self._mailbox, _comparable_environment(), work or _train]
         self._train = ray.remote(num_cpus=1, num_gpus=self._gpus)(_execute)
-        self._pending: dict[Any, _Attempt] = {}
+        self._pending: dict[Any, Assignment] = {}
         self._hosts: dict[str, str] = {}  # of the trials that have started
         self._unlike: dict[str, str] = {}  # descriptions of the nodes that get no trials
         self._slots, self._looked = 0, float("-inf")
@@ -95,9 +95,12 @@ class RayCluster:
             self._slots, self._looked = slots, time.monotonic()
         return max(1, self._slots)
 
-    def take_up(self, key: str, config: TrialConfig, attempts: int) -> None:
-        """Have the trial executed; if its node is lost Ray starts it on another, up to `attempts` times in all."""
-        self._submit(_Attempt(key, config, attempts))
+    def take_up(self, assignment: Assignment) -> None:
+        """Have a trial executed; if its node is lost Ray starts it on another."""
+        elsewhere = {NODE_LABEL: f"!in({','.join(self._unlike)})"} if self._unlike else None
+        key, config = assignment.key, assignment.config
+        train = self._train.options(max_retries=assignment.attempts - 1, label_selector=elsewhere, name=f"trial {key[:8]}")
+        self._pending[train.remote(key, config, *self._arguments)] = assignment
 
     def next_events(self) -> list[Event]:
         """Wait a moment for something to happen, and give all that has, in order."""
@@ -108,7 +111,7 @@ class RayCluster:
             ended, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
             events = [event for told in ray.get(self._mailbox.take.remote()) for event in self._in_order(told)]
         except RayError as error:
-            raise PipelineError(f"lost the Ray cluster ({_first_line(error)}); what was finished is kept, run again to go on") from None
+            raise PipelineError(f"lost the Ray cluster ({reason(error)}); what was finished is kept, run again to go on") from None
         return events + [event for reference in ended for event in self._end_of(reference)]
 
     def close(self) -> None:
@@ -116,11 +119,6 @@ class RayCluster:
         for reference in self._pending:
             ray.cancel(reference, force=True)
         ray.shutdown()
-
-    def _submit(self, attempt: _Attempt) -> None:
-        elsewhere = {NODE_LABEL: f"!in({','.join(self._unlike)})"} if self._unlike else None
-        train = self._train.options(max_retries=attempt.attempts - 1, label_selector=elsewhere, name=f"trial {attempt.key[:8]}")
-        self._pending[train.remote(attempt.key, attempt.config, *self._arguments)] = attempt
 
     def _slots_of(self, node: dict[str, Any]) -> int:
         resources = node["Resources"]
@@ -136,26 +134,26 @@ class RayCluster:
         yield told
 
     def _end_of(self, reference: Any) -> Iterator[Event]:  # noqa: ANN401 - Ray's references have no public type
-        attempt = self._pending.pop(reference)
+        assignment = self._pending.pop(reference)
         try:
             files = ray.get(reference)
         except UnlikeNodeError as error:
             self._avoid(error)
-            self._submit(attempt)
+            self.take_up(assignment)
             return
         except RayTaskError as error:
             raise error.cause from error
         except RayError as error:
-            self._hosts.pop(attempt.key, None)
-            yield Interrupted(attempt.key, _first_line(error), gives_up=True)
+            self._hosts.pop(assignment.key, None)
+            yield Interrupted(assignment.key, reason(error), gives_up=True)
             return
-        self._hosts.pop(attempt.key, None)
-        result = result_of(attempt.key, self._results)
+        self._hosts.pop(assignment.key, None)
+        result = result_of(assignment.key, self._results)
         with replacing(result.folder) as temporary:
             temporary.mkdir()
             for name, content in files.items():
                 (temporary / name).write_bytes(content)
-        yield Finished(attempt.key, result)
+        yield Finished(assignment.key, result)
 
     def _avoid(self, error: UnlikeNodeError) -> None:
         if error.node not in self._unlike:
@@ -166,15 +164,6 @@ class RayCluster:
         if all(node in self._unlike for node in able):
             unlike = "; ".join(self._unlike.values())
             raise PipelineError(f"no node of the Ray cluster computes as this machine does ({unlike}); run this on a node like them")
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    """A trial that was taken up, and how often it may be executed."""
-
-    key: str
-    config: TrialConfig
-    attempts: int
 
 
 class Mailbox:
@@ -205,7 +194,8 @@ def _execute(
     """Execute a trial on a node, and return the files of its result by name."""
     _check_like(expected)
     with tempfile.TemporaryDirectory(prefix="trial-") as folder:
-        work(key, config, train, validation, Path(folder), lambda told: ray.get(mailbox.put.remote(told)))
+        # In ray.get a task would give up its CPU while it waits, and Ray would begin one trial more than there are CPUs.
+        work(key, config, train, validation, Path(folder), lambda told: mailbox.put.remote(told).future().result())
         return {path.name: path.read_bytes() for path in sorted(result_of(key, Path(folder)).folder.iterdir())}
 
 
@@ -273,7 +263,7 @@ def _connect(address: str) -> None:
             )
     except (OSError, ValueError, RuntimeError, RayError) as error:
         hint = "see that it runs, that this machine is one of its nodes, and that RAY_AUTH_MODE and RAY_AUTH_TOKEN are those of the cluster"
-        raise PipelineError(f"{fault}: {_first_line(error)}; {hint}") from None
+        raise PipelineError(f"{fault}: {reason(error)}; {hint}") from None
 
 
 @contextmanager
@@ -284,7 +274,3 @@ def _signals_kept() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().split("\n")[0] or type(error).__name__)[:300]

@@ -20,7 +20,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Object, Property
 
-from pipeline.addresses import public
+from pipeline.addresses import reason
 from pipeline.champion import Candidate, Champion, objections
 from pipeline.cifar10 import CLASSES
 from pipeline.errors import PipelineError
@@ -124,8 +124,7 @@ def load_champion() -> tuple[PyFuncModel, str]:
         with nothing_on_stderr():
             return mlflow.pyfunc.load_model(f"models:/{MODEL}/{version.version}"), named
     except (MlflowException, OSError, ValueError) as error:
-        reason = public(str(error)).strip().split("\n")[0]
-        raise PipelineError(f"{named}: cannot be loaded ({reason}); run `dvc repro --force evaluate` to register it anew") from None
+        raise PipelineError(f"{named}: cannot be loaded ({reason(error)}); run `dvc repro --force evaluate` to register it anew") from None
 
 
 def _version_with_alias(client: PatientClient) -> ModelVersion | None:

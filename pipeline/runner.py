@@ -13,6 +13,7 @@ from pipeline.parameters import RunnerName
 from pipeline.trial_config import TrialConfig
 from pipeline.trial_events import EpochEnded, Event, Finished, Interrupted
 from pipeline.trial_result import FINISHED_TRIALS
+from pipeline.trial_work import Assignment
 
 ATTEMPTS = 3
 TAKEN_UP_PER_WORKER = 2  # so that a worker that ends a trial finds the next one waiting
@@ -25,8 +26,8 @@ class Crew(Protocol):
     def workers(self) -> int:
         """How many trials can be executed at once, at present; at least 1."""
 
-    def take_up(self, key: str, config: TrialConfig, attempts: int) -> None:
-        """Have a trial executed as soon as a worker is free, and again, up to `attempts` times in all, if its worker dies."""
+    def take_up(self, assignment: Assignment) -> None:
+        """Have a trial executed as soon as a worker is free, and again if its worker dies, as often as the assignment says."""
 
     def next_events(self) -> list[Event]:
         """Wait a moment for something to happen, and give all that has, in order."""
@@ -128,7 +129,7 @@ class _Work:
 
     def _hand_out(self, key: str, attempts: int) -> None:
         self._epochs_done[key] = 0
-        self._crew.take_up(key, self._configs[key], attempts)
+        self._crew.take_up(Assignment(key, self._configs[key], attempts))
 
     def _steps_left(self, key: str) -> float:
         """Number of steps, up to a factor that all trials share: the number of training examples."""

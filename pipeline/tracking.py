@@ -21,7 +21,7 @@ from requests import RequestException
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from pipeline.addresses import public
+from pipeline.addresses import public, reason
 from pipeline.atomic import naming_what_is_full, remove, replacing
 from pipeline.errors import PipelineError
 from pipeline.project import project_root
@@ -124,7 +124,7 @@ class Ledger:
                 for name in FILES:
                     self.client.download_artifacts(run.info.run_id, name, str(temporary))
         except (MlflowException, FileNotFoundError) as error:
-            print(f"{run.info.run_name}: the ledger has lost its result ({_first_line(public(str(error)))}); training it again")
+            print(f"{run.info.run_name}: the ledger has lost its result ({reason(error)}); training it again")
             return False
         if not result.is_whole():
             print(f"{run.info.run_name}: its result in the ledger is damaged; training it again")
@@ -308,9 +308,9 @@ class Ledger:
             self.client.log_inputs(run_id, inputs)  # which finds the data sets that another driver has just made
 
     def _explained(self, error: Exception) -> PipelineError:
-        store, reason = (public(text, self.tracking_uri) for text in (self.tracking_uri, str(error)))
+        store, fault = public(self.tracking_uri, self.tracking_uri), reason(error, self.tracking_uri)
         mend = "check the server and the MLFLOW_ variables (with none set, it is mlflow.db in the project); what was trained is kept"
-        return PipelineError(f"tracking store {store} cannot be used: {_first_line(reason)}; {mend}")
+        return PipelineError(f"tracking store {store} cannot be used: {fault}; {mend}")
 
     def _has_model(self, run_id: str) -> bool:
         outputs = self.client.get_run(run_id).outputs
@@ -435,7 +435,3 @@ def _final_metrics(history: pd.DataFrame) -> dict[str, float]:
         "best_val_epoch": float(best["epoch"]),
         "diverged": float(diverged(history)),
     }
-
-
-def _first_line(text: str) -> str:
-    return text.strip().split("\n")[0][:300]

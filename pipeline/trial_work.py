@@ -3,6 +3,7 @@
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,15 @@ from pipeline.trial_events import EpochEnded, Started
 from pipeline.trial_result import result_of, save_result
 
 Tell = Callable[[Started | EpochEnded], None]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A trial to be executed, and how often it may be: once, and again for every worker that dies of it."""
+
+    key: str
+    config: TrialConfig
+    attempts: int
 
 
 def work(key: str, config: TrialConfig, train: Examples, validation: Examples, results: Path, tell: Tell) -> None:

@@ -139,7 +139,7 @@ def wait_for(what: str, condition: Callable[[], object], seconds: float) -> None
 @contextmanager
 def folder_for_postgresql() -> Iterator[Path]:
     """A folder into which, started by root, PostgreSQL's user can look; pytest's own are private."""
-    folder = Path(tempfile.mkdtemp(prefix="shared-server-"))
+    folder = Path(tempfile.mkdtemp(prefix="shared-server-", dir="/tmp"))
     folder.chmod(0o711)
     try:
         yield folder

@@ -74,6 +74,16 @@ def test_results_are_those_of_local_workers(cluster: RayNodes, trials, processed
         assert [type(event) for event in events if event.key == key] == [Started, EpochEnded, EpochEnded, Finished]
 
 
+def test_no_more_trials_than_cpus_are_executed_at_once(cluster: RayNodes, parameters, processed, tmp_path):
+    """Whatever they tell meanwhile: Ray takes a task that waits for an answer to need no CPU."""
+    config = parameters.trial_config("baseline", {"hidden_units": [2], "epochs": 100}, seed=0)
+    at_once = set()
+    for event in events_of({str(number): config for number in range(6)}, processed, tmp_path / "ray", runner="ray"):
+        if isinstance(event, EpochEnded):
+            at_once.add(len(cluster.trial_workers()))
+    assert max(at_once) == 1
+
+
 def test_data_are_placed_once_on_each_node_for_all_of_its_workers(monkeypatch, parameters, processed, tmp_path):
     # No trial ends before all have begun, and results would be so small that Ray keeps them elsewhere.
     config = parameters.trial_config("baseline", {"hidden_units": [2], "batch_size": 4, "epochs": 400}, seed=0)

@@ -1,6 +1,11 @@
 import hashlib
+import os
+import subprocess
+import sys
+import tempfile
 from contextlib import closing
 from itertools import chain
+from pathlib import Path
 
 import psutil
 import pytest
@@ -48,6 +53,19 @@ def test_results_do_not_depend_on_workers_order_or_what_a_worker_did_before(tria
     monkeypatch.setenv("TRIAL_WORKERS", "1")
     in_fresh_workers = [hashes({key: config}, processed, tmp_path / "fresh") for key, config in trials.items()]
     assert {key: value for result in in_fresh_workers for key, value in result.items()} == in_one_used_worker
+
+
+@pytest.mark.parametrize("characters", [46, 100])
+def test_workers_start_wherever_temporary_files_are(characters):
+    """Sockets lie among them, and the path of a socket has at most 107 characters."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        place = Path(folder) / ("x" * (characters - len(folder) - 1))
+        place.mkdir()
+        code = "import os; from pipeline.local_workers import call_in_worker; print(call_in_worker(os.getenv, 'TMPDIR'))"
+        environment = {**os.environ, "TMPDIR": str(place)}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert not list(place.iterdir())
+    assert done.stdout.startswith(f"{place}/." if characters <= 46 else "/tmp/.")
 
 
 def test_tells_each_trials_story_in_order(trials, processed, tmp_path):
