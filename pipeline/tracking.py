@@ -126,7 +126,7 @@ class Ledger:
         except (MlflowException, FileNotFoundError) as error:
             print(f"{run.info.run_name}: the ledger has lost its result ({reason(error)}); training it again")
             return False
-        if not result.is_whole():
+        if not (result.is_whole() and result.has_its_formats()):
             print(f"{run.info.run_name}: its result in the ledger is damaged; training it again")
             remove(result.folder)
             return False

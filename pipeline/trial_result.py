@@ -18,6 +18,7 @@ HISTORY = "history.csv"
 WEIGHTS = "model.weights.h5"
 CHECKSUMS = "sha256.json"
 FILES = (HISTORY, WEIGHTS, CHECKSUMS)
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"  # the first bytes of every such file, says its specification
 DIVERGED_LOSS = 10 * math.log(len(CLASSES))  # nats: ten times the loss of equal probabilities for all classes
 
 
@@ -47,6 +48,15 @@ class TrialResult:
             return bool(json.loads((self.folder / CHECKSUMS).read_text()) == _checksums(self.folder))
         except (OSError, ValueError):
             return False
+
+    def has_its_formats(self) -> bool:
+        """Whether the history is a table of epochs and the weights are HDF5: checksums can be made for anything."""
+        try:
+            columns = set(self.read_history())
+        except ValueError:
+            return False
+        with self.weights.open("rb") as weights:
+            return columns >= {"epoch", "loss"} and weights.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
 
 
 def result_of(key: str, root: Path = FINISHED_TRIALS) -> TrialResult:

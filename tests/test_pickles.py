@@ -13,19 +13,17 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from pipeline import quiet_tensorflow  # noqa: F401 - before Keras
 from pipeline.archive import canonical_files, read_tar
 from pipeline.dataset import load_examples
 from pipeline.errors import PipelineError
-from pipeline.model import build_model
 from pipeline.registry import ALIAS, MODEL, load_champion
 from pipeline.tracking import Ledger
-from pipeline.trial_result import CHECKSUMS, HISTORY, WEIGHTS, TrialResult
+from pipeline.trial_result import CHECKSUMS, HDF5_SIGNATURE, HISTORY, WEIGHTS, TrialResult
 
 pytestmark = pytest.mark.cluster
 
 MARK = "a pickle was run"
-RIGHT = {HISTORY: b"epoch,loss\n1,2.3\n", WEIGHTS: b"as Keras writes them"}
+RIGHT = {HISTORY: b"epoch,loss\n1,2.3\n", WEIGHTS: HDF5_SIGNATURE + b"and so on"}
 
 
 class Payload:
@@ -99,13 +97,17 @@ def test_in_what_the_ledger_keeps(tmp_path, capsys, replaced):
     assert not result.folder.exists()
 
 
-def test_in_what_the_ledger_keeps_with_checksums_to_match(tmp_path, parameters):
-    planted = dict.fromkeys(RIGHT, pickle.dumps(Payload()))
+def test_what_the_ledger_keeps_is_read_back_where_nobody_planted_anything(tmp_path):
+    assert read_back_from_ledger(tmp_path, {**RIGHT, CHECKSUMS: checksums_of(RIGHT)}).is_whole()
+
+
+@pytest.mark.parametrize("replaced", [HISTORY, WEIGHTS])
+@pytest.mark.parametrize("protocol", [0, pickle.HIGHEST_PROTOCOL])
+def test_in_what_the_ledger_keeps_with_checksums_to_match(tmp_path, capsys, replaced, protocol):
+    planted = {**RIGHT, replaced: pickle.dumps(Payload(), protocol)}
     result = read_back_from_ledger(tmp_path, {**planted, CHECKSUMS: checksums_of(planted)})
-    with pytest.raises(ValueError, match="codec can't decode"):
-        result.read_history()
-    with pytest.raises(OSError, match="file signature not found"):
-        build_model(parameters.trial_config("baseline", {}, 0), 0).load_weights(result.weights)
+    assert "planted: its result in the ledger is damaged; training it again" in capsys.readouterr().out.splitlines()
+    assert not result.folder.exists()
 
 
 def test_in_a_model_that_carries_the_alias(tmp_path):

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from pipeline import tracking
 from pipeline.errors import PipelineError
 from pipeline.tracking import EXPERIMENT, Ledger
-from pipeline.trial_result import TrialResult, save_result
+from pipeline.trial_result import HDF5_SIGNATURE, TrialResult, save_result
 
 KEY = "a" * 64
 NOTE = "A **note**."
@@ -36,7 +36,7 @@ def store(tmp_path, monkeypatch) -> MlflowClient:
 @pytest.fixture
 def result(tmp_path) -> TrialResult:
     result = TrialResult(tmp_path / "result")
-    save_result(result, HISTORY, lambda path: path.write_bytes(b"weights"))
+    save_result(result, HISTORY, lambda path: path.write_bytes(HDF5_SIGNATURE + b"weights"))
     assert result.is_whole()
     return result
 
@@ -100,7 +100,9 @@ def test_does_not_find_what_has_not_finished(config):
     assert ledger.find([KEY, "b" * 64]) == {}
 
 
-@pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(b"weightz"), lambda path: path.unlink()], ids=["damaged", "gone"])
+@pytest.mark.parametrize(
+    "spoil", [lambda path: path.write_bytes(HDF5_SIGNATURE + b"weightz"), lambda path: path.unlink()], ids=["damaged", "gone"]
+)
 def test_a_result_that_is_damaged_or_gone_is_not_read_back(config, result, tmp_path, spoil):
     log_trial(Ledger(), config, result)
     [artifact] = tmp_path.glob("mlartifacts/*/artifacts/model.weights.h5")
