@@ -91,7 +91,7 @@ def test_finds_a_finished_trial_and_reads_it_back(config, result, tmp_path):
     copy = TrialResult(tmp_path / "copy")
     assert Ledger().read_back(run, copy)
     assert copy.history.read_bytes() == result.history.read_bytes()
-    assert copy.weights.read_bytes() == b"weights"
+    assert copy.weights.read_bytes() == result.weights.read_bytes()
 
 
 def test_does_not_find_what_has_not_finished(config):
