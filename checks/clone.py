@@ -42,18 +42,18 @@ class Clone:
         quiet = {"DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
         self.environment = {**ours, **quiet, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
-    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
+    def run(self, *command: str, typed: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, with what is typed meanwhile."""
         variables = {**self.environment, **environment}
-        return subprocess.run(command, cwd=self.root, env=variables, capture_output=True, text=True, check=False)
+        return subprocess.run(command, cwd=self.root, env=variables, input=typed, capture_output=True, text=True, check=False)
 
-    def succeed(self, *command: str, **environment: str) -> str:
+    def succeed(self, *command: str, typed: str = "", **environment: str) -> str:
         """Run a command and return what it said.
 
         Raises:
             PipelineError: it failed; the message holds what it last said.
         """
-        done = self.run(*command, **environment)
+        done = self.run(*command, typed=typed, **environment)
         said = done.stdout + done.stderr
         if done.returncode != 0:
             raise PipelineError(f"`{' '.join(command)}` failed in {self.root}; the last it said was: {said[-LAST_CHARACTERS:]}")
