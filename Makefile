@@ -211,7 +211,7 @@ bench: setup $(PEERS)/.ready ## measure speed against the notebook, PyTorch, JAX
 	@python -m benchmarks $(PARTS)
 
 .PHONY: bench-scaling
-bench-scaling: cluster postgresql ## measure the ledger with up to 100,000 runs and what a Ray cluster costs (half an hour); writes docs/scaling.md
+bench-scaling: cluster postgresql ## measure the ledger with up to 100,000 runs and what a Ray cluster costs (three quarters of an hour); writes docs/scaling.md
 	@python -m benchmarks.ledger
 	@python -m benchmarks.cluster
 	@python -m benchmarks.scaling

@@ -1,4 +1,4 @@
-"""What a Ray cluster costs and gives: `python -m benchmarks.cluster` takes some minutes and writes benchmarks/cluster.json.
+"""What a Ray cluster costs and gives: `python -m benchmarks.cluster` takes half an hour and writes benchmarks/cluster.json.
 
 Every node is on this machine: where speed by number of nodes is measured, trials wait in place of computing.
 """
@@ -37,7 +37,7 @@ from pipeline.trial_work import Tell
 RESULTS = ROOT / "benchmarks/cluster.json"
 EPOCHS = 20
 METRICS_PER_EPOCH = 20
-TRIALS_TO_DO_NOTHING = (1_000, 10_000)
+TRIALS_TO_DO_NOTHING = (1_000, 10_000, 100_000)
 NODES = (1, 2, 4, 8)
 CPUS_PER_NODE = 4
 SECONDS_OF_A_WAITING_TRIAL = 4.0
@@ -51,8 +51,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="little of each, in two minutes; prints, and writes nothing")
     if parser.parse_args().quick:
-        measured = {"start": measure_start(1), "overhead": measure_overhead((100, 1_000)), "nodes": measure_nodes((1, 2), seconds_each=1.0)}
-        print(json.dumps(measured, indent=1))
+        nodes = measure_nodes((1, 2), seconds_each=1.0, repeats=1)
+        print(json.dumps({"start": measure_start(1), "overhead": measure_overhead((100, 1_000)), "nodes": nodes}, indent=1))
         return
     results = {
         **described(),
@@ -142,9 +142,11 @@ def measure_overhead(counts: tuple[int, ...] = TRIALS_TO_DO_NOTHING) -> list[dic
     return rows
 
 
-def measure_nodes(nodes: tuple[int, ...] = NODES, seconds_each: float = SECONDS_OF_A_WAITING_TRIAL) -> list[dict[str, float]]:
-    """Run trials that wait on clusters of several sizes; efficiency is the time that each CPU has to wait over the time that it took."""
-    rows = []
+def measure_nodes(
+    nodes: tuple[int, ...] = NODES, seconds_each: float = SECONDS_OF_A_WAITING_TRIAL, repeats: int = 3
+) -> list[dict[str, float | Spread]]:
+    """Run trials that wait on clusters of several sizes; efficiency is the time that each CPU has to wait over the median time taken."""
+    rows: list[dict[str, float | Spread]] = []
     with ray_nodes(cpus=CPUS_PER_NODE) as cluster:
         for count in nodes:
             while len(cluster.nodes) < count:
@@ -153,8 +155,8 @@ def measure_nodes(nodes: tuple[int, ...] = NODES, seconds_each: float = SECONDS_
             trials = WAITING_TRIALS_PER_CPU * cpus
             print(f"{trials} trials that wait, on {count} nodes", flush=True)
             with open_waiting_crew(cluster, seconds_each, workers=cpus) as crew:
-                seconds = run_waiting(crew, trials=trials, epochs=EPOCHS)
-            efficiency = WAITING_TRIALS_PER_CPU * seconds_each / seconds
+                seconds = spread([run_waiting(crew, trials=trials, epochs=EPOCHS) for _ in range(repeats)])
+            efficiency = WAITING_TRIALS_PER_CPU * seconds_each / seconds["median"]
             rows.append({"nodes": count, "cpus": cpus, "trials": trials, "seconds": seconds, "efficiency": efficiency})
     return rows
 
@@ -166,14 +168,14 @@ def measure_start(repeats: int = 3) -> dict[str, Spread]:
     code, data, a worker process and its import of TensorFlow.
     """
     seconds: dict[str, list[float]] = {"connect": [], "first_trial": [], "second_trial": []}
-    with ray_nodes(cpus=0) as cluster:
-        for _ in range(repeats):
-            node, began = cluster.add(), time.perf_counter()
+    for _ in range(repeats):
+        with ray_nodes(cpus=0) as cluster:  # each time another: for seconds Ray would still send trials to a node that has gone
+            cluster.add()
+            began = time.perf_counter()
             with open_crew(cluster) as crew:
                 seconds["connect"].append(time.perf_counter() - began)
                 for name in ("first_trial", "second_trial"):
                     seconds[name].append(_seconds_to_start(crew, name))
-            node.kill()
     return {name: spread(values) for name, values in seconds.items()}
 
 

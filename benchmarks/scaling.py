@@ -79,7 +79,7 @@ def nodes_figure(rows: Sequence[Json]) -> Figure:
     figure = Figure(figsize=(5.2, 3.0))
     axes = figure.subplots()
     nodes = [row["nodes"] for row in rows]
-    speed = [row["trials"] / row["seconds"] for row in rows]
+    speed = [row["trials"] / row["seconds"]["median"] for row in rows]
     axes.plot(nodes, nodes, color=GREY, linestyle="--", label="ideal")
     axes.plot(nodes, [nodes[0] * each / speed[0] for each in speed], color=ARM_COLOURS[0], marker="o", label="measured")
     axes.set(xlabel="nodes", ylabel="times as fast as one node", xticks=nodes, ylim=(0, None))
