@@ -125,7 +125,7 @@ test-browser: setup browser $(AXE) ## try UI, registry, server, reports and plot
 	@python -m pytest -m browser
 
 .PHONY: test-cluster
-test-cluster: cluster postgresql ## try Ray clusters, the shared server, the shared cache and experiments, on loopback (twenty minutes); puts the counts into docs/scaling.md
+test-cluster: cluster postgresql ## try Ray clusters, the shared server, the shared cache and experiments, on loopback (half an hour); puts the counts into docs/scaling.md
 	@python -m pytest -m cluster -n 2 --dist loadfile --junitxml=cluster.xml -o junit_family=xunit1
 	@python -m checks.reliability --survey cluster cluster.xml
 

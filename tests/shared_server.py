@@ -74,7 +74,8 @@ class SharedServer:
         if self._process.poll() is None:
             members = self.processes()
             for member in members:
-                member.kill()
+                with suppress(psutil.NoSuchProcess):
+                    member.kill()
             psutil.wait_procs(members, SECONDS_TO_STOP)
 
     def processes(self) -> list[psutil.Process]:

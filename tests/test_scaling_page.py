@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -36,6 +37,7 @@ def follow(project: Project, lines: str, others: dict[str, str] | None = None, a
 def project(tmp_path_factory, tmp_path) -> Project:
     """A small project whose results are committed, after its environment was made."""
     project = built_small(tmp_path_factory).copy(tmp_path / "project")
+    project.environment = {name: value for name, value in project.environment.items() if not name.startswith("RAY_")}
     (project.root / ".venv").symlink_to(ROOT / ".venv")
     return project
 
@@ -116,7 +118,8 @@ def end_what_has_home(home: str) -> None:
     # Some write a title over their environment, and do not notice when their parent is gone.
     left = {*parents, *(child for parent in parents for child in parent.children(recursive=True))}
     for process in left:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     psutil.wait_procs(left, timeout=30)
 
 
