@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -250,6 +251,22 @@ def test_a_start_that_was_killed_anywhere_is_gone_on_from(other_folder):
         server.start()
         assert works(server)
         assert not (server.folder / "postgresql/data.part").exists()
+    finally:
+        server.give_up()
+
+
+def test_a_postgresql_that_was_killed_and_still_counts_as_running_is_waited_for(other_folder):
+    server = SharedServer(other_folder)
+    account = ["--reuid=postgres", "--regid=postgres", "--init-groups"] if os.getuid() == 0 else []
+    try:
+        server.start()
+        assert server.end(signal.SIGTERM) == 0
+        dying = subprocess.Popen(["setpriv", *account, "sleep", "4"])
+        (server.folder / "postgresql/data/postmaster.pid").write_text(f"{dying.pid}\n")
+        with ThreadPoolExecutor() as pool:
+            pool.submit(dying.wait)  # as a parent that takes note
+            server.start()
+        assert works(server)
     finally:
         server.give_up()
 
