@@ -1,6 +1,7 @@
 """Trials on a real Ray cluster of two nodes give what local workers give, whatever happens to nodes and driver."""
 
 import hashlib
+import os
 import shutil
 import signal
 import subprocess
@@ -157,8 +158,10 @@ def test_a_trial_whose_workers_are_killed_every_time_is_given_up_by_name(
 
 
 @pytest.fixture
-def project(tmp_path, processed):
+def project(tmp_path, processed, monkeypatch):
     """A folder as a stage finds it, with four trials of some seconds."""
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:  # as MLflow leaves them in a process that has tested more
+        monkeypatch.delenv(name)
     yaml = YAML()
     content = yaml.load(ROOT / "params.yaml")
     content["runner"] = "ray"
