@@ -6,13 +6,12 @@ from contextlib import suppress
 
 import psutil
 import pytest
-from mlflow import MlflowClient
 
 from pipeline.atomic import remove
 from tests.conftest import ROOT, Project
 from tests.object_storage import object_storage
 from tests.shared_server import free_ports, running_server
-from tests.test_experiments import built_small, wait_for_queue
+from tests.test_experiments import built_small, runs_of, wait_for_queue
 from tests.test_pipeline import stages_run
 from tests.test_shared_cache import clone_of, stages_of
 
@@ -89,8 +88,7 @@ def test_step_2_experiments(project):
     assert "once nothing is left in `dvc queue status`" in show
     follow(project, start)
     wait_for_queue(project)
-    client = MlflowClient(f"sqlite:///{project.root}/mlflow.db")
-    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()], "tags.kind = 'trial'")
+    runs = [run for run in runs_of(project) if run.data.tags["kind"] == "trial"]
     assert {run.data.params["learning_rate"] for run in runs} == {"0.0005", "0.002", "0.003"}
     shown = project.succeed("dvc", "exp", "show", "--csv")
     assert all(run.data.tags["dvc.experiment"] in shown for run in runs)
