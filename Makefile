@@ -52,7 +52,7 @@ $(CLUSTER_READY): $(READY) $(CLUSTER_LOCK)
 
 # DVC would fail without this page once its configuration names it, so the name goes into the part that is not committed.
 $(PLOTS_PAGE): $(READY) pipeline/plots_page.py
-	@python -m pipeline.plots_page $@
+	@python -m pipeline.pages.plots $@
 	@dvc config --local plots.html_template $(notdir $@)
 
 ##@ Build
@@ -62,22 +62,22 @@ setup: $(READY) $(PLOTS_PAGE) ## make the environment (.venv) from the lock
 
 .PHONY: repro
 repro: setup ## fetch, train, evaluate and report whatever is not up to date
-	@python -m pipeline.parameters
+	@python -m pipeline.trials.parameters
 	@dvc repro
 	@python -m checks.environment
-	@python -m pipeline.readme
+	@python -m pipeline.reporting.readme
 
 .PHONY: claims
 claims: setup ## measure what the notebook claims, after `make repro`: study by study, verdicts, report (half an hour and more)
-	@python -m claims.parameters
+	@python -m claims.studies.parameters
 	@dvc repro claims/dvc.yaml
-	@python -m claims.readme
+	@python -m claims.reporting.readme
 
 .PHONY: verdicts
 verdicts: setup ## judge the claims anew by what was measured, and write their report: needs no data, trains nothing
-	@python -m claims.parameters
+	@python -m claims.studies.parameters
 	@dvc repro --allow-missing claims/dvc.yaml:report
-	@python -m claims.readme
+	@python -m claims.reporting.readme
 
 .PHONY: demo
 demo: setup ## the whole pipeline, shrunken, in a throw-away copy (.demo)
@@ -96,15 +96,15 @@ server: cluster ## keep a shared MLflow server running: PostgreSQL, S3-compatibl
 
 .PHONY: ui
 ui: setup ## compare the runs in the MLflow UI, on http://127.0.0.1:5000 (PORT=... for another)
-	@python -m pipeline.ui --port $(or $(PORT),5000)
+	@python -m pipeline.tracking.ui --port $(or $(PORT),5000)
 
 .PHONY: compare
 compare: setup ## compare the arms of STUDY=train in the terminal (FORMAT=table, csv or json)
-	@python -m pipeline.compare --study "$(or $(STUDY),train)" --format "$(or $(FORMAT),table)"
+	@python -m pipeline.tracking.compare --study "$(or $(STUDY),train)" --format "$(or $(FORMAT),table)"
 
 .PHONY: serve
 serve: setup ## answer requests with the best model, on http://127.0.0.1:5001 (PORT=... for another)
-	@python -m pipeline.serve --port $(or $(PORT),5001)
+	@python -m pipeline.serving.serve --port $(or $(PORT),5001)
 
 .PHONY: plots
 plots: setup ## draw curves and confusion matrices by `dvc plots show`, in a page that needs no network; says where it is

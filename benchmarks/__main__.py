@@ -17,11 +17,11 @@ from benchmarks import floor, instruction_sets, jobs, report, steps
 from benchmarks.machine import measure_machine
 from benchmarks.protocol import ROOT
 from benchmarks.ratios import ratios
-from pipeline.atomic import replacing
-from pipeline.command import run
-from pipeline.environment import computing_environment
-from pipeline.errors import PipelineError
-from pipeline.local_workers import worker_count
+from pipeline.common.command import run
+from pipeline.common.errors import PipelineError
+from pipeline.common.files import replacing
+from pipeline.training.environment import computing_environment
+from pipeline.workers.local import worker_count
 
 OUTPUTS = ("README.md", "benchmarks/README.md", "benchmarks/figures", "benchmarks/results.json")
 REPEATS = 5

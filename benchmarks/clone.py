@@ -14,7 +14,7 @@ from mlflow.entities import Run
 
 from benchmarks.protocol import ROOT
 from checks.clone import Clone, clone_commit
-from pipeline.local_workers import worker_count
+from pipeline.workers.local import worker_count
 
 # Every `python -m pipeline.…` that DVC starts is noted with its first and last moment.
 CLOCK = """#!/bin/sh

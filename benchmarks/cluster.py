@@ -21,18 +21,18 @@ from benchmarks.ledger import described
 from benchmarks.measure import Spread, spread
 from benchmarks.protocol import ROOT
 from benchmarks.ray_nodes import RayNodes, ray_nodes
-from pipeline.atomic import replacing
-from pipeline.cifar10 import IMAGE_SHAPE
-from pipeline.command import run
-from pipeline.dataset import Examples
-from pipeline.errors import PipelineError
-from pipeline.parameters import load_parameters
-from pipeline.ray_cluster import RayCluster, Work
-from pipeline.runner import run_trials_on
-from pipeline.trial_config import TrialConfig
-from pipeline.trial_events import EpochEnded, Finished, Started
-from pipeline.trial_result import result_of, save_result
-from pipeline.trial_work import Tell
+from pipeline.cluster.ray_cluster import RayCluster, Work
+from pipeline.common.command import run
+from pipeline.common.errors import PipelineError
+from pipeline.common.files import replacing
+from pipeline.images.arrays import Examples
+from pipeline.images.cifar10 import IMAGE_SHAPE
+from pipeline.training.config import TrialConfig
+from pipeline.training.result import save_result
+from pipeline.trials.parameters import load_parameters
+from pipeline.trials.runner import run_trials_on
+from pipeline.workers.events import EpochEnded, Finished, Started
+from pipeline.workers.work import Tell, result_of
 
 RESULTS = ROOT / "benchmarks/cluster.json"
 EPOCHS = 20

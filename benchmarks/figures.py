@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from pipeline.plotting import ARM_COLOURS, GREY, LEVEL_COLOURS, label_ends
+from pipeline.pages.plotting import ARM_COLOURS, GREY, LEVEL_COLOURS, label_ends
 
 Json = dict[str, Any]
 

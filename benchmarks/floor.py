@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.measure import spread
 from benchmarks.steps import Setup, start, together, work_of
-from pipeline.local_workers import worker_count
+from pipeline.workers.local import worker_count
 
 ACTIONS = ("products", "optimizer", "train")
 PRECISIONS = ("float32", "bfloat16")

@@ -14,7 +14,7 @@ from benchmarks.clone import TimedClone
 from benchmarks.measure import spread
 from benchmarks.protocol import Process
 from benchmarks.steps import Setup, start, together, work_of
-from pipeline.parameters import load_parameters
+from pipeline.trials.parameters import load_parameters
 
 
 def _at_most(instructions: str) -> dict[str, str]:

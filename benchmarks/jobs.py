@@ -14,8 +14,8 @@ from typing import Any
 from benchmarks.clone import TimedClone, peak_memory_of_workers
 from benchmarks.measure import spread
 from benchmarks.protocol import ROOT
-from pipeline.local_workers import worker_count
-from pipeline.parameters import load_parameters
+from pipeline.trials.parameters import load_parameters
+from pipeline.workers.local import worker_count
 
 NOTEBOOK_EPOCHS = 2
 NOOP_REPEATS = 5

@@ -26,15 +26,15 @@ from benchmarks.ledger_stores import STUDY, Store, copy_run, key_of, shared_stor
 from benchmarks.machine import measure_machine
 from benchmarks.measure import Spread, spread
 from benchmarks.protocol import ROOT
-from pipeline import tracking
-from pipeline.atomic import replacing
-from pipeline.command import run
-from pipeline.environment import computing_environment
-from pipeline.local_workers import worker_count
-from pipeline.parameters import load_parameters
-from pipeline.provenance import stage_tags
-from pipeline.tracking import Ledger
-from pipeline.trial_result import TrialResult, save_result
+from pipeline.common.command import run
+from pipeline.common.files import replacing
+from pipeline.tracking import store as tracking
+from pipeline.tracking.provenance import stage_tags
+from pipeline.tracking.store import Ledger
+from pipeline.training.environment import computing_environment
+from pipeline.training.result import TrialResult, save_result
+from pipeline.trials.parameters import load_parameters
+from pipeline.workers.local import worker_count
 
 RESULTS = ROOT / "benchmarks/ledger.json"
 RUNS = (1_000, 10_000, 100_000)

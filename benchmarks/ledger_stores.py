@@ -20,9 +20,9 @@ import sqlalchemy
 from sqlalchemy import Engine, MetaData, Table, case, func, insert, select, true
 
 from benchmarks.protocol import ROOT
-from pipeline.errors import PipelineError
-from pipeline.loopback import HOST
-from pipeline.tracking import INDEXES
+from pipeline.common.errors import PipelineError
+from pipeline.common.loopback import HOST
+from pipeline.tracking.store import INDEXES
 
 SECONDS_TO_START = 180
 SECONDS_TO_STOP = 90

@@ -8,7 +8,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.measure import Spread, spread
-from pipeline.local_workers import worker_count
+from pipeline.workers.local import worker_count
 
 MATRIX = 2048
 COPY_BYTES = 256 * 2**20

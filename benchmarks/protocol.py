@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.work import Work
-from pipeline.errors import PipelineError
+from pipeline.common.errors import PipelineError
 
 ROOT = Path(__file__).resolve().parent.parent
 Prepare = Callable[[NDArray[np.int64]], Any]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.errors import PipelineError
+from pipeline.common.errors import PipelineError
 
 RAY = str(Path(sys.executable).parent / "ray")
 STORE_BYTES = "400000000"

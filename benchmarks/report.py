@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 
 from benchmarks.figures import LABELS, best, by_growth, contender_label, growth, images_per_s, parts, plain
 from benchmarks.steps import REFERENCE_BATCH_SIZE
-from pipeline.command import run
-from pipeline.errors import PipelineError
-from pipeline.plotting import draw
-from pipeline.readme import update_page
+from pipeline.common.command import run
+from pipeline.common.errors import PipelineError
+from pipeline.pages.plotting import draw
+from pipeline.pages.wording import percent
 from pipeline.report import FIGURES, check_files, write_files
-from pipeline.wording import percent
+from pipeline.reporting.readme import update_page
 
 Json = dict[str, Any]
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-import pipeline.quiet_tensorflow  # noqa: F401  # first
-from pipeline.command import run
-from pipeline.trial import compute_deterministically
+import pipeline.training.quiet_tensorflow  # noqa: F401  # first
+from pipeline.common.command import run
+from pipeline.training.settings import compute_deterministically
 
 INNER_SIZES = (64, 256, 512, 1024, 3072)  # of a product: how many terms each of its sums has
 BATCH_SIZE, UNITS = 64, 512

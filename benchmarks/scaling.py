@@ -9,11 +9,11 @@ from jinja2 import UndefinedError
 from matplotlib.figure import Figure
 
 from benchmarks.report import Json, render
-from pipeline.command import run
-from pipeline.errors import PipelineError
-from pipeline.plotting import ARM_COLOURS, GREY, draw
-from pipeline.readme import update_page
+from pipeline.common.command import run
+from pipeline.common.errors import PipelineError
+from pipeline.pages.plotting import ARM_COLOURS, GREY, draw
 from pipeline.report import check_files, write_files
+from pipeline.reporting.readme import update_page
 
 PAGE = Path("docs/scaling.md")
 FIGURE = "figures/scaling.svg"

@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.measure import spread
 from benchmarks.protocol import ROOT, Process
 from benchmarks.work import CLASSES, Work
-from pipeline.local_workers import worker_count
+from pipeline.workers.local import worker_count
 
 BATCH_SIZES = (8, 32, 64, 128, 512)
 REFERENCE_BATCH_SIZE = 64  # the notebook's, for which the ratios are stated
@@ -63,11 +63,11 @@ def write_arrays(folder: Path) -> None:
 
 
 def _initial_kernels() -> dict[str, Any]:
-    import pipeline.quiet_tensorflow  # noqa: F401  # first
+    import pipeline.training.quiet_tensorflow  # noqa: F401  # first
     from benchmarks.contenders.project import config_of
-    from pipeline.model import build_model
+    from pipeline.training.network import build_model
 
-    model = build_model(config_of(Work("", REFERENCE_BATCH_SIZE, "none", 0, 1)), 0)
+    model = build_model(config_of(Work("", REFERENCE_BATCH_SIZE, "none", 0, 1)), 0, (32, 32, 3), CLASSES)
     return {str(index): weight.numpy() for index, weight in enumerate(model.trainable_variables[::2])}
 
 

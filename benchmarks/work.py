@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.seeds import data_order
+from pipeline.training.seeds import data_order
 
 HIDDEN_UNITS = (512, 256, 128)
 CLASSES = 10

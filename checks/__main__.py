@@ -13,8 +13,8 @@ from pathlib import Path
 from checks.double_build import build_twice
 from checks.environment import check_environments
 from checks.lock import CLAIMS, MAIN, PIPELINES, stale_stages
-from pipeline.command import run
-from pipeline.errors import PipelineError
+from pipeline.common.command import run
+from pipeline.common.errors import PipelineError
 
 
 def main() -> None:
@@ -68,8 +68,8 @@ CHECKS: dict[str, Callable[[], None]] = {
     "the environments are those of dvc.lock": check_environments,
     "reports are what their tables give": _check_generated("pipeline.report"),
     "the claims' report is what its measurements give": _check_generated("claims.report"),
-    "the README's verdicts are those of the claims' report": _check_generated("claims.readme"),
-    "the README's results are those of the reports": _check_generated("pipeline.readme"),
+    "the README's verdicts are those of the claims' report": _check_generated("claims.reporting.readme"),
+    "the README's results are those of the reports": _check_generated("pipeline.reporting.readme"),
     "the figures of speed are those that were measured": _check_generated("benchmarks.report"),
     "the README's reliability figures are those that were counted": _check_generated("checks.reliability"),
     "the faults survived beyond one machine are those that were counted": _check_generated("checks.reliability", "--survey", "cluster"),

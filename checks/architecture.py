@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from checks.lock import PIPELINES
-from pipeline.command import run
-from pipeline.errors import PipelineError
-from pipeline.parameters import PARAMETERS_FILE
-from pipeline.readme import update_page
-from pipeline.strict_yaml import read_yaml
+from pipeline.common.command import run
+from pipeline.common.errors import PipelineError
+from pipeline.common.parameters import PARAMETERS_FILE
+from pipeline.common.strict_yaml import read_yaml
+from pipeline.reporting.readme import update_page
 
 PAGE = Path("docs/architecture.md")
 BEGIN = "<!-- picture: made by python -m checks.architecture -->"

@@ -10,7 +10,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from checks.synthetic import make_files, md5_of, parameters_data, write_folder
-from pipeline.errors import PipelineError
+from pipeline.common.errors import PipelineError
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = ("core", "learning_rate", "initialization", "dropout", "tiny_batches", "continued_training")

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.environment import result_environment
-from pipeline.errors import PipelineError
-from pipeline.results import has_diverged
+from pipeline.common.errors import PipelineError
+from pipeline.reporting.results import has_diverged
+from pipeline.training.environment import result_environment
 
 TRIAL = ["study", "arm", "batch_size", "seed"]
 EPOCH = [*TRIAL, "epoch"]

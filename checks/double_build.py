@@ -11,7 +11,7 @@ from mlflow.entities import Run
 
 from checks.clone import Clone, copy_work_tree, shrink_to_synthetic_data
 from checks.lock import CLAIMS, PIPELINES, built_pipelines, outputs, read_lock
-from pipeline.trial_result import sha256_of
+from pipeline.common.files import sha256_of
 
 TIMED = "timing"
 MEASURED_TIME = "epoch_seconds"

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from checks.lock import outputs, read_lock
-from pipeline.atomic import replacing
-from pipeline.command import run
-from pipeline.environment import as_text
-from pipeline.errors import PipelineError
+from pipeline.common.command import run
+from pipeline.common.errors import PipelineError
+from pipeline.common.files import replacing
+from pipeline.training.environment import as_text
 
 NOTED = Path("results/environment")
 NOTED_BY_CLAIMS = Path("claims/results/environment")  # in git as the stages wrote them

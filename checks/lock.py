@@ -13,8 +13,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.errors import PipelineError
-from pipeline.parameters import flatten
+from pipeline.common.errors import PipelineError
+from pipeline.common.parameters import flatten
 
 MAIN, CLAIMS = "dvc.yaml", "claims/dvc.yaml"
 PIPELINES = {MAIN: "make repro", CLAIMS: "make claims"}  # and what makes their results

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from junitparser import JUnitXml, Properties, TestCase
 
-from pipeline.atomic import replacing
-from pipeline.command import run
-from pipeline.errors import PipelineError
-from pipeline.readme import README, update_page
+from pipeline.common.command import run
+from pipeline.common.errors import PipelineError
+from pipeline.common.files import replacing
+from pipeline.reporting.readme import README, update_page
 
 
 class Survey(NamedTuple):

@@ -18,16 +18,17 @@ from checks.comparison import DRIFT, across_instruction_sets, history_tolerances
 from checks.environment import read_environments
 from checks.lock import CLAIMS, built_pipelines
 from checks.trials import CommittedTrial, committed_claims, committed_trials, compare_trials, describe_rule
-from claims.parameters import load_claims
-from pipeline.command import run
-from pipeline.errors import PipelineError
-from pipeline.parameters import load_parameters
-from pipeline.progress import TrialProgress
-from pipeline.runner import run_trials
-from pipeline.tables import check_declared, read_committed
-from pipeline.trial_events import Finished
-from pipeline.trial_result import TrialResult, sha256_of
-from pipeline.trials_lock import alone_with_trials
+from claims.studies.parameters import load_claims
+from pipeline.common.command import run
+from pipeline.common.errors import PipelineError
+from pipeline.common.files import sha256_of
+from pipeline.reporting.tables import check_declared, read_committed
+from pipeline.training.result import TrialResult
+from pipeline.trials.parameters import load_parameters
+from pipeline.trials.runner import run_trials
+from pipeline.workers.events import Finished
+from pipeline.workers.lock import alone_with_trials
+from pipeline.workers.progress import TrialProgress
 
 DEFAULT_TRIALS = 2
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.archive import SHEETS, TEST_LABELS, TRAIN_LABELS
-from pipeline.cifar10 import CLASSES, FILES, IMAGE_SHAPE, RECORD_BYTES, TEST_FILE, TRAIN_FILES, encode_records
+from pipeline.images.archive import SHEETS, TEST_LABELS, TRAIN_LABELS
+from pipeline.images.cifar10 import CLASSES, FILES, IMAGE_SHAPE, RECORD_BYTES, TEST_FILE, TRAIN_FILES, encode_records
 
 Files = dict[str, bytes]
 

@@ -15,13 +15,13 @@ from checks.comparison import (
     unlike_environment,
 )
 from claims.measure import label_columns
-from claims.parameters import STUDIES, ClaimsParameters
-from claims.tables import read_study
-from pipeline.errors import PipelineError
-from pipeline.notebook_studies import TRAIN
-from pipeline.parameters import Parameters
-from pipeline.tables import WEIGHTS_COLUMNS, Tables
-from pipeline.trial_config import TrialConfig
+from claims.studies.parameters import STUDIES, ClaimsParameters
+from claims.studies.tables import read_study
+from pipeline.common.errors import PipelineError
+from pipeline.reporting.tables import WEIGHTS_COLUMNS, Tables
+from pipeline.training.config import TrialConfig
+from pipeline.trials.notebook import TRAIN
+from pipeline.trials.parameters import Parameters
 
 CLAIMS = "claims/"
 TABLES = {"weights": ["sha256"], "history": ["epoch", "loss"]}

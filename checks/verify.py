@@ -23,13 +23,13 @@ from checks.comparison import DRIFT, IDENTICAL, SPREADS, TRIAL, WITHIN, across_i
 from checks.environment import read_environments
 from checks.lock import CLAIMS, MAIN, built_pipelines, outputs, read_lock
 from checks.trials import CommittedTrial, Comparison, committed_claims, committed_trials, compare_trials, describe_rule
-from claims.parameters import CLAIMS_FILE, RESULTS, load_claims
-from pipeline.atomic import replacing
-from pipeline.command import run
-from pipeline.errors import PipelineError
-from pipeline.parameters import load_parameters
-from pipeline.readme import METRICS, read_metrics
-from pipeline.tables import read_committed
+from claims.studies.parameters import CLAIMS_FILE, RESULTS, load_claims
+from pipeline.common.command import run
+from pipeline.common.errors import PipelineError
+from pipeline.common.files import replacing
+from pipeline.reporting.readme import METRICS, read_metrics
+from pipeline.reporting.tables import read_committed
+from pipeline.trials.parameters import load_parameters
 
 OUTPUT = Path(".verify")
 VERDICTS = RESULTS / "verdicts.json"

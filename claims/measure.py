@@ -4,12 +4,12 @@ import argparse
 
 import pandas as pd
 
-from claims.parameters import STUDIES, ClaimsParameters, load_claims
-from claims.tables import read_histories, read_study
-from pipeline.atomic import replacing
-from pipeline.command import run
-from pipeline.errors import PipelineError
-from pipeline.trial_result import diverged
+from claims.studies.parameters import STUDIES, ClaimsParameters, load_claims
+from claims.studies.tables import read_histories, read_study
+from pipeline.common.command import run
+from pipeline.common.errors import PipelineError
+from pipeline.common.files import replacing
+from pipeline.training.result import diverged
 
 
 def main() -> None:

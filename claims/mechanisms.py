@@ -7,17 +7,17 @@ from typing import Any
 
 import pandas as pd
 
-from claims.columns import MECHANISM_COLUMNS
-from claims.parameters import CLAIMS_FILE, EXACT, RESULTS, ClaimsParameters, Mechanisms, load_claims
-from pipeline.atomic import replacing
-from pipeline.command import run
-from pipeline.dataset import PROCESSED, load_examples
-from pipeline.environment import write_environment
-from pipeline.errors import PipelineError
-from pipeline.local_workers import call_in_worker, worker_count
-from pipeline.notebook_studies import BASELINE, BATCH_NORM
-from pipeline.trial_config import TrialConfig
-from pipeline.trials_lock import alone_with_trials
+from claims.probes.columns import MECHANISM_COLUMNS
+from claims.studies.parameters import CLAIMS_FILE, EXACT, RESULTS, ClaimsParameters, Mechanisms, load_claims
+from pipeline.common.command import run
+from pipeline.common.errors import PipelineError
+from pipeline.common.files import replacing
+from pipeline.images.arrays import PROCESSED, load_examples
+from pipeline.training.config import TrialConfig
+from pipeline.training.environment import write_environment
+from pipeline.trials.notebook import BASELINE, BATCH_NORM
+from pipeline.workers.local import call_in_worker, worker_count
+from pipeline.workers.lock import alone_with_trials
 
 ARMS = (BASELINE, BATCH_NORM)
 OUTPUT = RESULTS / EXACT
@@ -65,7 +65,7 @@ def _check_enough_images(mechanisms: Mechanisms, processed: Path) -> None:
 
 
 def _probe(arm: str, config: TrialConfig, mechanisms: Mechanisms, processed: Path) -> Rows:
-    from claims.probed_training import probe_arm  # here, not above: --help needs no TensorFlow
+    from claims.probes.probed_training import probe_arm  # here, not above: --help needs no TensorFlow
 
     return probe_arm(arm, config, mechanisms, load_examples("train", processed), load_examples("validation", processed))
 

@@ -6,25 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from claims import phrases, wording
-from claims.chapters import CHAPTERS, Chapter, summary
-from claims.contrasts import effect_with
-from claims.evidence import evidence, levels
-from claims.figures import forest
-from claims.figures_claims import claim_figure, compared_arms, shows_arms, varied_parameter
-from claims.findings import Findings, Verdict, read_findings
+from claims.judging.contrasts import effect_with
 from claims.measure import label_columns, whole_histories
-from claims.parameters import load_claims
-from pipeline.command import run
-from pipeline.errors import PipelineError
-from pipeline.notebook_studies import BASELINE
-from pipeline.page import make_page
-from pipeline.plotting import draw
-from pipeline.rendering import make_environment
+from claims.reporting import phrases, wording
+from claims.reporting.chapters import CHAPTERS, Chapter, summary
+from claims.reporting.evidence import evidence, levels
+from claims.reporting.figures import forest
+from claims.reporting.figures_claims import claim_figure, compared_arms, shows_arms, varied_parameter
+from claims.reporting.findings import Findings, Verdict, read_findings
+from claims.studies.parameters import load_claims
+from pipeline.common.command import run
+from pipeline.common.errors import PipelineError
+from pipeline.pages.html import make_page
+from pipeline.pages.plotting import draw
+from pipeline.pages.rendering import make_environment
+from pipeline.pages.wording import Figures
 from pipeline.report import FIGURES, check_files, write_files
-from pipeline.theory import count_parameters, list_layers
-from pipeline.trial_result import DIVERGED_LOSS
-from pipeline.wording import Figures
+from pipeline.reporting.theory import count_parameters, list_layers
+from pipeline.training.result import DIVERGED_LOSS
+from pipeline.trials.notebook import BASELINE
 
 REPORT = Path("claims/report")
 TEMPLATES = Path(__file__).parent / "templates"

@@ -4,17 +4,17 @@ import argparse
 
 import pandas as pd
 
-from claims.parameters import RESULTS, STUDIES, load_claims
-from pipeline.atomic import replacing
-from pipeline.command import run
-from pipeline.dataset import data_md5
-from pipeline.environment import write_environment
-from pipeline.errors import PipelineError
-from pipeline.parameters import Parameters
-from pipeline.study import Trials, complete, forget, label, open_ledger, trials_after, trials_of
-from pipeline.trial_key import TrialKeys
-from pipeline.trial_result import result_of, sha256_of
-from pipeline.trials_lock import alone_with_trials
+from claims.studies.parameters import RESULTS, STUDIES, load_claims
+from pipeline.common.command import run
+from pipeline.common.errors import PipelineError
+from pipeline.common.files import replacing, sha256_of
+from pipeline.images.arrays import data_md5
+from pipeline.training.environment import write_environment
+from pipeline.trials.key import TrialKeys
+from pipeline.trials.parameters import Parameters
+from pipeline.trials.study import Trials, complete, forget, label, open_ledger, trials_after, trials_of
+from pipeline.workers.lock import alone_with_trials
+from pipeline.workers.work import result_of
 
 
 def main() -> None:

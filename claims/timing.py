@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from claims.parameters import RESULTS, TIMED, Timing, load_claims
-from pipeline.atomic import replacing
-from pipeline.cifar10 import IMAGE_SHAPE
-from pipeline.command import run
-from pipeline.dataset import PROCESSED, Examples, load_examples
-from pipeline.environment import write_environment
-from pipeline.local_workers import call_in_worker
-from pipeline.notebook_studies import BASELINE, BATCH_NORM
-from pipeline.seeds import data_order
-from pipeline.trial_config import TrialConfig
-from pipeline.trials_lock import alone_with_trials
+from claims.studies.parameters import RESULTS, TIMED, Timing, load_claims
+from pipeline.common.command import run
+from pipeline.common.files import replacing
+from pipeline.images.arrays import PROCESSED, Examples, load_examples
+from pipeline.images.cifar10 import IMAGE_SHAPE
+from pipeline.training.config import TrialConfig
+from pipeline.training.environment import write_environment
+from pipeline.training.seeds import data_order
+from pipeline.trials.notebook import BASELINE, BATCH_NORM
+from pipeline.workers.local import call_in_worker
+from pipeline.workers.lock import alone_with_trials
 
 if TYPE_CHECKING:
     import keras
@@ -72,22 +72,26 @@ def measure(configs: Mapping[str, TrialConfig], timing: Timing, processed: Path)
     train, rows = load_examples("train", processed), []
     batches = partial(gather_leg, train, configs[BASELINE], timing.steps_per_leg)
     progress = _Progress(KINDS * timing.blocks)
-    for what, work in prepare(configs):
+    for what, work in prepare(configs, train):
         for block, times in enumerate(time_blocks(work, batches, timing.blocks)):
             rows += [{"what": what, "arm": arm, "block": block, "milliseconds": value} for arm, value in times.items()]
             progress.advance()
     return pd.DataFrame(rows)
 
 
-def prepare(configs: Mapping[str, TrialConfig]) -> Iterator[tuple[str, dict[str, Steps]]]:
+def prepare(configs: Mapping[str, TrialConfig], train: Examples) -> Iterator[tuple[str, dict[str, Steps]]]:
     """Give each kind of work and, by arm, the function that does it; a kind is made ready after the one before has been done."""
-    from pipeline import quiet_tensorflow, trial  # noqa: F401 - here, so that --help needs no TensorFlow
-    from pipeline.folding import fold_batch_normalization
-    from pipeline.model import build_model
-    from pipeline.optimizer import build_optimizer
+    from pipeline.serving.folding import fold_batch_normalization
+    from pipeline.training.network import build_model
+    from pipeline.training.optimizer import build_optimizer
+    from pipeline.training.steps import build_train_steps
 
-    models = {arm: build_model(configs[arm], configs[arm].seed) for arm in ARMS}
-    yield "training_step", {arm: trial.build_train_steps(model, build_optimizer(configs[arm])) for arm, model in models.items()}
+    shape = train.image_shape, len(train.classes)
+    models = {arm: build_model(configs[arm], configs[arm].seed, *shape) for arm in ARMS}
+    yield (
+        "training_step",
+        {arm: build_train_steps(model, build_optimizer(configs[arm], len(train.labels))) for arm, model in models.items()},
+    )
     yield "forward_and_backward", {arm: build_gradient_steps(model) for arm, model in models.items()}
     models[FOLDED] = fold_batch_normalization(models[BATCH_NORM])
     yield "inference", {arm: build_inference_steps(model) for arm, model in models.items()}
@@ -110,7 +114,7 @@ def gather_leg(train: Examples, config: TrialConfig, steps: int, leg: int) -> Ba
     """Give a leg's batches, as many at a time as a trial has in one call, in the order of its first epoch over and over."""
     import tensorflow as tf
 
-    from pipeline.trial import IMAGES_PER_CALL
+    from pipeline.training.steps import IMAGES_PER_CALL
 
     order = data_order(config.seed, 1, len(train.labels))
     positions = np.arange(leg * steps * config.batch_size, (leg + 1) * steps * config.batch_size)

@@ -10,16 +10,16 @@ from typing import Any
 
 import pandas as pd
 
-from claims.contrasts import interval, weigh
-from claims.inference import Effect, judge, judge_timing
-from claims.parameters import EXACT, RESULTS, TIMED, Claim, ClaimsParameters, load_claims
-from claims.phrases import AS_STATED, NOT_AS_STATED, orientation, power_note
-from claims.tables import read_mechanism, read_study, read_timing
-from pipeline.atomic import replacing
-from pipeline.command import run
-from pipeline.notebook_studies import BASELINE, BATCH_NORM
-from pipeline.statistics import summarize_differences
-from pipeline.tracking import Ledger
+from claims.judging.contrasts import interval, weigh
+from claims.judging.inference import Effect, judge, judge_timing
+from claims.reporting.phrases import AS_STATED, NOT_AS_STATED, orientation, power_note
+from claims.studies.parameters import EXACT, RESULTS, TIMED, Claim, ClaimsParameters, load_claims
+from claims.studies.tables import read_mechanism, read_study, read_timing
+from pipeline.common.command import run
+from pipeline.common.files import replacing
+from pipeline.common.statistics import summarize_differences
+from pipeline.tracking.store import Ledger
+from pipeline.trials.notebook import BASELINE, BATCH_NORM
 
 SIGNIFICANT_DIGITS = 6
 DEFINITION = ("normalized_mean", "normalized_sd", "output_mean", "output_sd")  # checks that make out the exact claim

@@ -17,16 +17,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
 from threadpoolctl import threadpool_limits
 
-from pipeline.atomic import replacing
-from pipeline.cifar10 import CLASSES
-from pipeline.command import run
-from pipeline.dataset import Examples, load_examples
-from pipeline.environment import write_environment
-from pipeline.errors import PipelineError
-from pipeline.notebook_studies import TRAIN
-from pipeline.parameters import load_parameters
-from pipeline.trial_config import TrialConfig
-from pipeline.trial_result import diverged
+from pipeline.common.command import run
+from pipeline.common.errors import PipelineError
+from pipeline.common.files import replacing
+from pipeline.images.arrays import Examples, load_examples
+from pipeline.images.cifar10 import CLASSES
+from pipeline.training.config import TrialConfig
+from pipeline.training.environment import write_environment
+from pipeline.training.result import diverged
+from pipeline.trials.notebook import TRAIN
+from pipeline.trials.parameters import load_parameters
 
 TRAIN_RESULTS = Path("results/train")
 OUTPUT = Path("results/evaluate")
@@ -61,7 +61,7 @@ def main() -> None:
     _write(tables, predictions, test)
     write_environment(ENVIRONMENT)
 
-    from pipeline.submission import submit  # here, not above: it needs TensorFlow and MLflow
+    from pipeline.serving.submission import submit  # here, not above: it needs TensorFlow and MLflow
 
     print(submit(histories, trials, OUTPUT))
 
@@ -158,15 +158,19 @@ def _read_history(arm: str, seeds: list[int]) -> pd.DataFrame:
 
 def _predict(trials: Trials, examples: Examples) -> Predictions:
     # Here, not above: --help and the tests of the measures need no TensorFlow.
-    from pipeline import quiet_tensorflow, trial  # noqa: F401
-    from pipeline.model import build_model
+    from pipeline.training import (
+        inference,
+        quiet_tensorflow,  # noqa: F401 - before TensorFlow
+        settings,
+    )
+    from pipeline.training.network import build_model
 
-    trial.compute_deterministically()
+    settings.compute_deterministically()
     predictions = {}
     for (arm, seed), (config, weights) in trials.items():
-        model = build_model(config, config.seed)
+        model = build_model(config, config.seed, examples.image_shape, len(examples.classes))
         model.load_weights(weights)
-        predictions[arm, seed] = trial.predict(model, examples.images)
+        predictions[arm, seed] = inference.predict(model, examples.images)
     return predictions
 
 

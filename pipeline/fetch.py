@@ -12,14 +12,14 @@ from urllib.request import url2pathname
 
 import truststore
 
-from pipeline.addresses import public
-from pipeline.archive import canonical_files, read_folder, read_tar
-from pipeline.atomic import naming_what_is_full, replacing
-from pipeline.command import run
-from pipeline.download import download
-from pipeline.errors import PipelineError
-from pipeline.npm import find_package
-from pipeline.parameters import DataParameters, Source, load_parameters
+from pipeline.common.addresses import public
+from pipeline.common.command import run
+from pipeline.common.errors import PipelineError
+from pipeline.common.files import naming_what_is_full, replacing
+from pipeline.images.archive import canonical_files, read_folder, read_tar
+from pipeline.images.download import download
+from pipeline.images.npm import find_package
+from pipeline.trials.parameters import DataParameters, Source, load_parameters
 
 RAW = Path("data/raw")
 MEGABYTE = 10**6

@@ -5,14 +5,15 @@ import os
 
 from pydantic import ValidationError
 
-from pipeline.command import run
-from pipeline.dataset import data_md5
-from pipeline.errors import PipelineError
-from pipeline.parameters import Parameters, explain, load_parameters
-from pipeline.study import Trial, complete, forget, open_ledger
-from pipeline.trial_key import trial_key
-from pipeline.trial_result import result_of
-from pipeline.trials_lock import alone_with_trials
+from pipeline.common.command import run
+from pipeline.common.errors import PipelineError
+from pipeline.common.parameters import explain
+from pipeline.images.arrays import data_md5
+from pipeline.trials.key import trial_key
+from pipeline.trials.parameters import Parameters, load_parameters
+from pipeline.trials.study import Trial, complete, forget, open_ledger
+from pipeline.workers.lock import alone_with_trials
+from pipeline.workers.work import result_of
 
 
 def main() -> None:

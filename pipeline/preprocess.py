@@ -5,18 +5,19 @@ import hashlib
 import json
 import math
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.atomic import replacing
-from pipeline.cifar10 import CLASSES, TEST_FILE, TRAIN_FILES, read_records
-from pipeline.command import run
-from pipeline.dataset import PROCESSED, Examples
-from pipeline.errors import PipelineError
-from pipeline.parameters import SplitParameters, load_parameters
+from pipeline.common.command import run
+from pipeline.common.errors import PipelineError
+from pipeline.common.files import replacing
+from pipeline.images.arrays import PROCESSED, Examples, save_examples
+from pipeline.images.cifar10 import CLASSES, TEST_FILE, TRAIN_FILES, read_records
+from pipeline.trials.parameters import SplitParameters, load_parameters
 
 RAW = Path("data/raw")
 
@@ -33,14 +34,13 @@ def main() -> None:
 
 def _read(files: tuple[str, ...]) -> Examples:
     images, labels = zip(*(read_records(RAW / name) for name in files), strict=True)
-    return Examples(np.concatenate(images), np.concatenate(labels))
+    return Examples(np.concatenate(images), np.concatenate(labels), CLASSES)
 
 
 def _write_examples(folder: Path, examples: Examples) -> None:
     with replacing(folder) as temporary:
         temporary.mkdir()
-        np.save(temporary / "images.npy", np.ascontiguousarray(examples.images))
-        np.save(temporary / "labels.npy", examples.labels)
+        save_examples(examples, temporary)
 
 
 def split_examples(official_train: Examples, test: Examples, split: SplitParameters) -> dict[str, Examples]:
@@ -54,7 +54,7 @@ def split_examples(official_train: Examples, test: Examples, split: SplitParamet
 
 
 def _take(examples: Examples, indices: NDArray[np.intp]) -> Examples:
-    return Examples(examples.images[indices], examples.labels[indices])
+    return replace(examples, images=examples.images[indices], labels=examples.labels[indices])
 
 
 def split_indices(labels: NDArray[np.uint8], split: SplitParameters) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

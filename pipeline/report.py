@@ -7,22 +7,30 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline import figures, theory
-from pipeline.atomic import replacing
-from pipeline.command import run
-from pipeline.dataset import TRAIN_EVAL_EXAMPLES
-from pipeline.errors import PipelineError
-from pipeline.experiment_page import describe_experiment
-from pipeline.notebook_studies import BASELINE, BATCH_NORM, GRID, TRAIN
-from pipeline.page import make_page
-from pipeline.parameters import Parameters, flatten, load_parameters
-from pipeline.plotting import draw
-from pipeline.rendering import render
-from pipeline.results import Results, derive_results
-from pipeline.summary import Metrics, find_class_extremes, find_largest_confusion, headline_metrics, reference_size, summarize_results
-from pipeline.tables import REPORTS, Tables, check_declared, read_committed, read_stage_outputs
-from pipeline.tracking import Ledger
-from pipeline.trial_result import DIVERGED_LOSS
+from pipeline.common.command import run
+from pipeline.common.errors import PipelineError
+from pipeline.common.files import replacing
+from pipeline.common.parameters import flatten
+from pipeline.pages.html import make_page
+from pipeline.pages.plotting import draw
+from pipeline.pages.rendering import render
+from pipeline.reporting import figures, theory
+from pipeline.reporting.results import Results, derive_results
+from pipeline.reporting.summary import (
+    Metrics,
+    find_class_extremes,
+    find_largest_confusion,
+    headline_metrics,
+    reference_size,
+    summarize_results,
+)
+from pipeline.reporting.tables import REPORTS, Tables, check_declared, read_committed, read_stage_outputs
+from pipeline.tracking.store import Ledger
+from pipeline.tracking.views import describe_experiment
+from pipeline.training.metric_names import TRAIN_EVAL_EXAMPLES
+from pipeline.training.result import DIVERGED_LOSS
+from pipeline.trials.notebook import BASELINE, BATCH_NORM, GRID, TRAIN
+from pipeline.trials.parameters import Parameters, load_parameters
 
 FIGURES = "figures"
 

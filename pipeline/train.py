@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from pipeline.command import run
-from pipeline.environment import write_environment
-from pipeline.notebook_studies import TRAIN
-from pipeline.study import run_cell
+from pipeline.common.command import run
+from pipeline.training.environment import write_environment
+from pipeline.trials.notebook import TRAIN
+from pipeline.trials.study import run_cell
 
 
 def main() -> None:

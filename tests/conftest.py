@@ -19,8 +19,8 @@ from filelock import FileLock
 from ruamel.yaml import YAML
 
 from checks.clone import ROOT, Clone, copy_work_tree, shrink_to_synthetic_data
-from pipeline.dataset import Examples
-from pipeline.parameters import Parameters, load_parameters
+from pipeline.images.arrays import Examples, save_examples
+from pipeline.trials.parameters import Parameters, load_parameters
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +55,8 @@ def examples() -> tuple[Examples, Examples]:
     labels = (np.arange(300) % 10).astype(np.uint8)
     patterns = random.integers(0, 256, (10, 32, 32, 3))
     images = (0.5 * patterns[labels] + random.integers(0, 128, (300, 32, 32, 3))).astype(np.uint8)
-    return Examples(images[:210], labels[:210]), Examples(images[210:], labels[210:])
+    classes = tuple(f"class {label}" for label in range(10))
+    return Examples(images[:210], labels[:210], classes), Examples(images[210:], labels[210:], classes)
 
 
 @pytest.fixture
@@ -64,8 +65,7 @@ def processed(tmp_path: Path, examples) -> Path:
     for name, split in zip(("train", "validation"), examples, strict=True):
         folder = tmp_path / "data/processed" / name
         folder.mkdir(parents=True)
-        np.save(folder / "images.npy", split.images)
-        np.save(folder / "labels.npy", split.labels)
+        save_examples(split, folder)
     return tmp_path / "data/processed"
 
 
@@ -116,7 +116,7 @@ def built(tmp_path_factory) -> Project:
         project = clone_project(root)
         project.succeed("dvc", "repro")
         project.succeed("python", "-m", "checks.environment")
-        project.succeed("python", "-m", "pipeline.readme")
+        project.succeed("python", "-m", "pipeline.reporting.readme")
         project.commit("results")
 
     return made_once("built", tmp_path_factory, build)
@@ -129,7 +129,7 @@ def laboratory(built, tmp_path_factory) -> Project:
     def build(root: Path) -> None:
         project = built.copy(root)
         (root / ".said").write_text(project.succeed("dvc", "repro", "claims/dvc.yaml"))
-        project.succeed("python", "-m", "claims.readme")
+        project.succeed("python", "-m", "claims.reporting.readme")
         project.commit("claims")
 
     return made_once("laboratory", tmp_path_factory, build)

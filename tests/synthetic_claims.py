@@ -9,10 +9,10 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from claims.measure import measure
-from claims.parameters import load_claims
-from claims.tables import read_histories
+from claims.studies.parameters import load_claims
+from claims.studies.tables import read_histories
 from claims.verdicts import judge_claims
-from pipeline.cifar10 import CLASSES
+from pipeline.images.cifar10 import CLASSES
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (1, 2, 3)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
-from pipeline.cifar10 import CLASSES
+from pipeline.images.cifar10 import CLASSES
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"
 # (training, validation, recalibrated validation) accuracy at the last epoch

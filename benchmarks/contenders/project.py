@@ -7,28 +7,30 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-import pipeline.quiet_tensorflow  # noqa: F401  # first
+import pipeline.training.quiet_tensorflow  # noqa: F401  # first
 from benchmarks.protocol import Action, Contender, serve
 from benchmarks.work import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, CLASSES, HIDDEN_UNITS, LEARNING_RATE, Work
-from pipeline import trial
-from pipeline.dataset import Examples
-from pipeline.model import build_model
-from pipeline.optimizer import build_optimizer
-from pipeline.parameters import load_parameters
-from pipeline.trial_config import TrialConfig
+from pipeline.images.arrays import Examples
+from pipeline.training import settings
+from pipeline.training.config import TrialConfig
+from pipeline.training.metrics import build_evaluation
+from pipeline.training.network import build_model
+from pipeline.training.optimizer import build_optimizer
+from pipeline.training.steps import build_train_steps, train_epoch
+from pipeline.trials.parameters import load_parameters
 
 
 def build(work: Work) -> Contender:
     """Build what `run_trial` builds, and train as it does."""
-    trial.compute_deterministically()
+    settings.compute_deterministically()
     config = config_of(work)
-    model = build_model(config, config.seed)
-    train_steps, evaluate = trial.build_train_steps(model, build_optimizer(config)), trial._build_evaluation(model)
-    examples = Examples(work.images, work.labels)
-    ten_thousand = Examples(examples.images[:10_000], examples.labels[:10_000])
+    model = build_model(config, config.seed, (32, 32, 3), CLASSES)
+    train_steps, evaluate = build_train_steps(model, build_optimizer(config, len(work.labels))), build_evaluation(model)
+    examples = Examples(work.images, work.labels, tuple(map(str, range(CLASSES))))
+    ten_thousand = examples.first(10_000)
 
     def train(order: NDArray[np.int64]) -> float:
-        return trial._train_epoch(train_steps, examples, order, work.batch_size)["loss"]
+        return train_epoch(train_steps, examples, order, work.batch_size)["loss"]
 
     actions: dict[str, Action] = {
         "train": train,
@@ -82,8 +84,8 @@ def _build_products(work: Work) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def _build_optimizer_pass(config: TrialConfig) -> Callable[[tf.Tensor], tf.Tensor]:
-    variables = build_model(config, config.seed).trainable_variables
-    optimizer = build_optimizer(config)
+    variables = build_model(config, config.seed, (32, 32, 3), CLASSES).trainable_variables
+    optimizer = build_optimizer(config, 1)
     optimizer.build(variables)
     random = np.random.default_rng(0)
     gradients = [tf.constant(random.normal(size=variable.shape), tf.float32) for variable in variables]

@@ -1,0 +1,25 @@
+"""Keep the README's ledger of verdicts equal to claims/results/verdicts.json."""
+
+import argparse
+
+from claims.report import describe_ledger, render_claims
+from claims.reporting.findings import read_findings
+from claims.studies.parameters import load_claims
+from pipeline.common.command import run
+from pipeline.reporting.readme import update_page
+
+BEGIN = "<!-- verdicts: made by python -m claims.reporting.readme -->"
+END = "<!-- end of verdicts -->"
+
+
+def main() -> None:
+    """Read the verdicts and write README.md, or with --check only compare."""
+    parser = argparse.ArgumentParser(prog="python -m claims.reporting.readme", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the verdicts in the README are not current")
+    check = parser.parse_args().check
+    block = render_claims("readme_verdicts.md", **describe_ledger(read_findings(load_claims())), linked="claims/report/report.md")
+    update_page(BEGIN, END, block, check=check, remedy="run `python -m claims.reporting.readme`")
+
+
+if __name__ == "__main__":
+    run(main)

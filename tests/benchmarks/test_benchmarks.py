@@ -1,0 +1,146 @@
+"""The benchmark's own parts, on a small size of work."""
+
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import __main__ as benchmark
+from benchmarks import floor, instruction_sets, steps
+from benchmarks.contenders.project import config_of
+from benchmarks.measure import spread
+from benchmarks.protocol import Process
+from benchmarks.ratios import ratios
+from benchmarks.work import Work
+from pipeline.common.errors import PipelineError
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def folder(tmp_path, examples, monkeypatch):
+    train, _ = examples
+    np.save(tmp_path / "images.npy", train.images)
+    np.save(tmp_path / "labels.npy", train.labels)
+    np.savez(tmp_path / "kernels.npz", **steps._initial_kernels())
+    monkeypatch.setattr(steps, "MAXIMUM_IMAGES", 192)
+    return tmp_path
+
+
+@pytest.mark.laboratory
+def test_project_and_notebook_do_the_same_work_and_are_timed(folder, monkeypatch):
+    monkeypatch.setenv("TRIAL_WORKERS", "2")
+    rows = steps.measure_steps(folder, 32, "batch", ["project", "notebook"], repeats=1)
+    assert [(row["contender"], row["processes"], row["threads"]) for row in rows] == [
+        ("project", 1, 1),
+        ("project", 2, 1),
+        ("notebook", 1, 2),
+    ]
+    assert all(row["same_work"] for row in rows), [row["losses"] for row in rows]
+    for row in rows:
+        at_equal_speed = row["processes"] * 32 / row["step_ms"]["median"] * 1e3
+        assert row["images_per_s"]["median"] >= at_equal_speed * (1 - 1e-9)  # more, if one process had a busier core than the other
+        assert 0.1 < row["peak_memory_gb"] < 10
+        assert row["first_step_s"] > row["step_ms"]["median"] / 1e3
+
+
+@pytest.mark.laboratory
+def test_the_floor_is_measured_beside_the_step(folder):
+    measured = floor.measure_floor(folder, 32, "batch", repeats=5)
+    assert measured["over_floor"]["n"] == 5
+    assert measured["products_ms"]["n"] == measured["optimizer_ms"]["n"] == measured["step_ms"]["n"] == 5
+    floors = measured["products_ms"]["min"] + measured["optimizer_ms"]["min"]
+    assert measured["over_floor"]["max"] <= measured["step_ms"]["max"] / floors
+    assert measured["evaluation_s"]["min"] > 0
+
+
+def test_the_work_is_the_same_whatever_params_yaml_says(folder, monkeypatch):
+    ordinary = config_of(Work(str(folder), 32, "batch", 192, 1))
+    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("learning_rate: 0.001", "learning_rate: 0.5"))
+    monkeypatch.chdir(folder)
+    assert config_of(Work(str(folder), 32, "batch", 192, 1)) == ordinary
+
+
+@pytest.mark.laboratory
+def test_settings_of_instructions_are_timed_and_leave_no_variable_behind(folder, monkeypatch):
+    monkeypatch.setattr(instruction_sets, "SETTINGS", dict(list(instruction_sets.SETTINGS.items())[:3:2]))
+    before = dict(os.environ)
+    rows = instruction_sets.measure_steps(folder, 32, "none", repeats=1)
+    assert [row["setting"] for row in rows] == ["everything", "at most AVX2"]
+    assert all(row["step_ms"]["median"] > 0 for row in rows)
+    assert dict(os.environ) == before
+
+
+def test_the_largest_difference_of_each_metric_is_found():
+    reference = pd.DataFrame({"arm": "baseline", "epoch": [1, 2], "loss": [2.0, 1.0]})
+    assert instruction_sets._largest_difference(reference.assign(loss=[2.5, 1.25]), reference) == {"loss": 0.5}
+
+
+def test_other_work_is_noticed(folder):
+    rows = [{"value": loss} for loss in (2.0, 1.5)]
+    work, setup = Work(str(folder), 32, "none", 192, 1), steps.Setup("notebook", 1, 2)
+    answer = {"seconds": 1.0, "peak_gb": 1.0}
+    process = type("Done", (), {"first_step_seconds": 1.0})()
+    losses = [row["value"] for row in rows]
+    assert steps._row(work, setup, [process], [[answer]], losses, [2.001, 1.499])["same_work"]
+    assert not steps._row(work, setup, [process], [[answer]], losses, [2.0, 1.4])["same_work"]
+
+
+def test_a_contender_that_dies_says_why(folder):
+    (folder / "kernels.npz").unlink()
+    with pytest.raises(PipelineError, match=r"kernels\.npz"):
+        Process(steps.PROJECT_PYTHON, "notebook", Work(str(folder), 32, "none", 192, 1))
+
+
+def step(contender, processes, images_per_s):
+    return {
+        "contender": contender,
+        "processes": processes,
+        "batch_size": 64,
+        "normalization": "batch",
+        "images_per_s": spread([images_per_s]),
+        "same_work": contender != "pytorch_eager",
+    }
+
+
+def test_ratios_are_of_medians_and_of_the_best_set_up():
+    speeds = [("project", 1, 100), ("project", 2, 180), ("notebook", 1, 60), ("jax_scan", 2, 150), ("jax_scan", 1, 120)]
+    steps_measured = [step(*speed) for speed in [*speeds, ("pytorch_eager", 2, 999)]]
+    floors = [{"batch_size": 64, "normalization": name, "over_floor": spread([value])} for name, value in (("none", 1.1), ("batch", 1.3))]
+    parts = {"training": 60.0, "evaluation each epoch": 20.0, "DVC": 20.0}
+    jobs = {
+        "notebook": {"scaled_s": 700.0},
+        "dvc_repro_of_the_same_five": {"seconds": 200.0},
+        "full_repro": {"seconds": 100.0, "parts": parts, "worker_peak_gb": 1.1},
+        "noop_repro_s": spread([2.0, 3.0, 9.0]),
+    }
+    assert ratios({"steps": steps_measured, "floor": floors, "whole_jobs": jobs}) == pytest.approx(
+        {
+            "notebook_whole_job": 3.5, "best_peer_images_per_s": 1.2, "step_over_floor": 1.3, "step_over_floor_without_batch_norm": 1.1,
+            "not_training_share": 0.4, "neither_training_nor_evaluation_share": 0.2, "noop_repro_s": 3.0, "worker_peak_gb": 1.1,
+            "two_workers_over_one": 1.8, "notebook_images_per_s": 3.0,
+        }
+    )  # fmt: skip
+
+
+def test_the_committed_ratios_follow_from_the_committed_measurements():
+    results = json.loads((ROOT / "benchmarks/results.json").read_text())
+    assert results["ratios"] == pytest.approx(ratios(results))
+    assert all(row["same_work"] for row in results["steps"])
+
+
+def test_each_part_keeps_the_environment_it_was_measured_in(monkeypatch):
+    monkeypatch.setattr(benchmark, "_environment", lambda: {"cpu": "this"})
+    elsewhere = {"environment": {"cpu": "that"}, "parts": ["floor", "growth"]}
+    after_floor = benchmark.measured_in({"environments": [elsewhere]}, "floor")
+    assert after_floor == [{**elsewhere, "parts": ["growth"]}, {"environment": {"cpu": "this"}, "parts": ["floor"]}]
+    assert benchmark.measured_in({"environments": after_floor}, "growth") == [
+        {"environment": {"cpu": "this"}, "parts": ["floor", "growth"]}
+    ]
+
+
+def test_a_full_run_is_not_taken_apart_by_another_machines_floor(monkeypatch):
+    monkeypatch.setattr(benchmark, "_environment", lambda: {"cpu": "this"})
+    with pytest.raises(PipelineError, match="no floor of this machine"):
+        benchmark._measure_full_run({"environments": [{"environment": {"cpu": "that"}, "parts": ["floor"]}], "floor": []})

@@ -1,0 +1,74 @@
+import shutil
+
+import pytest
+
+from pipeline.training import environment
+from pipeline.trials import key as module
+from pipeline.trials.key import code_fingerprint, imported_modules, trial_key
+
+
+@pytest.fixture
+def config(parameters):
+    return parameters.trial_config("batch_norm", {}, seed=0)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A copy of the package whose code can be changed."""
+    shutil.copytree(module.PACKAGE, tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(module, "PACKAGE", tmp_path / "pipeline")
+    return tmp_path / "pipeline"
+
+
+def test_equal_trials_have_equal_keys(config):
+    assert trial_key(config, "0" * 32) == trial_key(config.model_copy(), "0" * 32)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"learning_rate": 0.01}, {"hidden_units": [512, 256]}, {"kernel_gain": 1.5}])
+def test_another_configuration_has_another_key(config, change):
+    assert trial_key(config.model_copy(update=change), "0" * 32) != trial_key(config, "0" * 32)
+
+
+def test_each_gpu_and_its_driver_are_part_of_the_key(config, tmp_path, monkeypatch):
+    """As NVIDIA's driver describes them under /proc; a machine without one has no such folder."""
+    assert environment._gpus(tmp_path) == {}
+    for slot, model in (("0000:01:00.0", "NVIDIA A100"), ("0000:02:00.0", "NVIDIA L4")):
+        (tmp_path / "gpus" / slot).mkdir(parents=True)
+        (tmp_path / "gpus" / slot / "information").write_text(f"Model: \t\t {model}\nIRQ:   \t\t 42\n")
+    (tmp_path / "version").write_text("NVRM version: 580.1\nGCC version: 12\n")
+    found = environment._gpus(tmp_path)
+    assert found == {"gpu": "NVIDIA A100, NVIDIA L4", "gpu_driver": "NVRM version: 580.1"}
+    before = trial_key(config, "0" * 32)
+    monkeypatch.setattr(environment, "_gpus", lambda: found)
+    assert trial_key(config, "0" * 32) != before
+
+
+def test_other_data_have_another_key(config):
+    assert trial_key(config, "1" * 32) != trial_key(config, "0" * 32)
+
+
+def test_other_kernels_have_another_key(config, monkeypatch):
+    before = trial_key(config, "0" * 32)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert trial_key(config, "0" * 32) != before
+
+
+def test_code_that_training_runs_counts(config, package):
+    before = trial_key(config, "0" * 32)
+    path = package / "optimizer.py"
+    path.write_text(path.read_text().replace("self.iterations + 1", "self.iterations + 2"))
+    assert trial_key(config, "0" * 32) != before
+
+
+def test_comments_and_code_that_training_does_not_run_do_not_count(config, package):
+    before = trial_key(config, "0" * 32)
+    for name, addition in [("trial.py", "\n# a remark\n"), ("report.py", "\nprint()\n"), ("parameters.py", "\nprint()\n")]:
+        path = package / name
+        path.write_text(path.read_text() + addition)
+    assert trial_key(config, "0" * 32) == before
+
+
+def test_knows_what_training_imports():
+    assert {"trial", "model", "optimizer", "seeds", "dataset", "trial_config"} <= imported_modules("trial")
+    assert not {"tracking", "runner", "report", "parameters"} & imported_modules("trial")
+    assert code_fingerprint("seeds") != code_fingerprint()
