@@ -31,5 +31,5 @@ yaml.dump(parameters, path)
 PYTHON
 
 dvc repro
-echo "The demo's report: .demo/reports/report.html (2 epochs and 2 seeds only: a look, not a result)"
+echo "The demo's report: .demo/reports/notebook/report.html (2 epochs and 2 seeds only: a look, not a result)"
 echo "Its runs: MLFLOW_TRACKING_URI=sqlite:///$PWD/mlflow.db make ui"

@@ -118,7 +118,7 @@ def _growth() -> Iterator[tuple[str, int, int, int]]:
 
 def measure_precision() -> list[dict[str, Any]]:
     """Train `train`'s arms in bfloat16 too, and set validation over seeds beside the committed results in float32."""
-    committed = json.loads((ROOT / "reports/metrics.json").read_text())["train"]
+    committed = json.loads((ROOT / "reports/notebook/metrics.json").read_text())["train"]
     with _clone() as clone:
         clone.change("trial", "precision", to="bfloat16")
         clone.seconds("dvc", "repro", "train")

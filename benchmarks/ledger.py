@@ -82,7 +82,7 @@ class _Trial:
 
     def __init__(self, folder: Path) -> None:
         self._config = load_parameters(ROOT / "params.yaml").trial_config("batch_norm", {}, seed=0)
-        table = pd.read_csv(ROOT / "reports/history.csv").query("study == 'train' and arm == 'batch_norm' and seed == 0")
+        table = pd.read_csv(ROOT / "reports/notebook/history.csv").query("study == 'train' and arm == 'batch_norm' and seed == 0")
         history = table.drop(columns=["study", "arm", "batch_size", "seed"]).dropna(axis="columns")
         self._epochs = [{str(name): value for name, value in row.items()} for row in history.to_dict("records")]
         self._result = TrialResult(folder / "result")

@@ -14,7 +14,7 @@ from pipeline.common.errors import PipelineError
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = ("core", "learning_rate", "initialization", "dropout", "tiny_batches", "continued_training")
-RESULTS = ("dvc.lock", "reports/", "claims/dvc.lock", "claims/results/", "claims/report/")
+RESULTS = ("dvc.lock", "reports/", "claims/dvc.lock")
 SHRUNKEN_CLAIMS = {
     **{f"studies.{study}.seeds": [0, 1] for study in STUDIES},
     "studies.learning_rate.grid.learning_rate": [0.001, 0.01],

@@ -1,4 +1,4 @@
-"""In which environment the committed results were made: reports/environment.json, from what each stage noted beside its results."""
+"""In which environment the committed results were made: reports/notebook/environment.json, from what each stage noted beside its results."""
 
 import argparse
 import hashlib
@@ -13,8 +13,8 @@ from pipeline.common.files import replacing
 from pipeline.training.environment import as_text
 
 NOTED = Path("results/environment")
-NOTED_BY_CLAIMS = Path("claims/results/environment")  # in git as the stages wrote them
-COMMITTED = Path("reports/environment.json")
+NOTED_BY_CLAIMS = Path("reports/claims/environment")  # in git as the stages wrote them
+COMMITTED = Path("reports/notebook/environment.json")
 
 
 def main() -> None:

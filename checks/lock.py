@@ -18,8 +18,8 @@ from pipeline.common.parameters import flatten
 
 MAIN, CLAIMS = "dvc.yaml", "claims/dvc.yaml"
 PIPELINES = {MAIN: "make repro", CLAIMS: "make claims"}  # and what makes their results
-INPUTS = Path("reports/inputs.csv")
-KEPT_IN_GIT = ("reports/", "claims/")  # other outputs are in DVC's cache
+INPUTS = Path("reports/notebook/inputs.csv")
+KEPT_IN_GIT = ("reports/",)  # other outputs are in DVC's cache
 
 Entry = dict[str, Any]  # of an output or a dependency: path, md5, size and, for a folder, nfiles
 

@@ -29,7 +29,7 @@ TABLES = {"weights": ["sha256"], "history": ["epoch", "loss"]}
 
 @dataclass(frozen=True)
 class CommittedTrial:
-    """A row of reports/weights.csv, or a claim's trial, and what it was trained with.
+    """A row of reports/notebook/weights.csv, or a claim's trial, and what it was trained with.
 
     The study of a claim's trial begins with `claims/`, and its `arm` names the level too.
     """
@@ -48,7 +48,7 @@ class CommittedTrial:
 
     @property
     def stage_output(self) -> str:
-        """The output that it belongs to, as reports/environment.json names it."""
+        """The output that it belongs to, as reports/notebook/environment.json names it."""
         if self.study.startswith(CLAIMS):
             return self.study
         return f"{self.study}/{self.arm if self.study == TRAIN else self.batch_size}"
@@ -68,7 +68,7 @@ def committed_trials(parameters: Parameters, tables: Tables) -> list[CommittedTr
     trials = []
     for row in tables.weights.to_dict("records"):
         if row["arm"] not in parameters.arms:
-            raise PipelineError(f"reports/weights.csv: params.yaml declares no arm '{row['arm']}'; run `make repro`")
+            raise PipelineError(f"reports/notebook/weights.csv: params.yaml declares no arm '{row['arm']}'; run `make repro`")
         level = {} if row["study"] == TRAIN else {"batch_size": row["batch_size"]}
         config = parameters.trial_config(row["arm"], level, row["seed"])
         trials.append(CommittedTrial(**{name: row[name] for name in WEIGHTS_COLUMNS}, config=config))

@@ -80,7 +80,7 @@ def rebuild(committed: Path, rebuilt: Path) -> None:
     """
     clone_commit(committed)
     clone = clone_commit(rebuilt)
-    shutil.rmtree(rebuilt / "reports")
+    shutil.rmtree(rebuilt / "reports/notebook")
     clone.succeed("dvc", "freeze", f"{CLAIMS}:timing")  # what is measured in seconds never comes out the same
     done = subprocess.run(["dvc", "repro", "--force", MAIN, CLAIMS], cwd=rebuilt, env=clone.environment, check=False)
     if done.returncode != 0:
@@ -113,7 +113,7 @@ def _compare_trials(committed: Path, rebuilt: Path) -> tuple[list[Comparison], l
 
 def _read_trials(root: Path) -> tuple[pd.DataFrame, dict[str, CommittedTrial]]:
     """Give every epoch of every trial, those of the claims included, and the trials by name."""
-    tables = read_committed(root / "reports")
+    tables = read_committed(root / "reports/notebook")
     histories, trials = tables.histories, committed_trials(load_parameters(root / "params.yaml"), tables)
     if CLAIMS in built_pipelines(root):
         claims_histories, claims_trials = committed_claims(load_claims(root / CLAIMS_FILE), root)

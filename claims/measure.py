@@ -13,7 +13,7 @@ from pipeline.training.result import diverged
 
 
 def main() -> None:
-    """Read the study's name and write claims/results/studies/<study>/trials.csv."""
+    """Read the study's name and write reports/claims/studies/<study>/trials.csv."""
     parser = argparse.ArgumentParser(prog="python -m claims.measure", description=__doc__)
     parser.add_argument("study", help="a study of claims/params.yaml")
     study = parser.parse_args().study

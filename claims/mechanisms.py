@@ -27,7 +27,7 @@ Rows = dict[str, list[dict[str, Any]]]  # by table
 
 
 def main() -> None:
-    """Train both arms once more, side by side, and write claims/results/mechanisms/, a table for each probe, and the environment."""
+    """Train both arms once more, side by side, and write reports/claims/mechanisms/, a table for each probe, and the environment."""
     argparse.ArgumentParser(prog="python -m claims.mechanisms", description=__doc__).parse_args()
     parameters = load_claims()
     with alone_with_trials():

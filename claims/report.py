@@ -26,7 +26,7 @@ from pipeline.reporting.theory import count_parameters, list_layers
 from pipeline.training.result import DIVERGED_LOSS
 from pipeline.trials.notebook import BASELINE
 
-REPORT = Path("claims/report")
+REPORT = Path("reports/claims")
 TEMPLATES = Path(__file__).parent / "templates"
 FILTERS = (
     phrases.amount,
@@ -53,7 +53,7 @@ FILTERS = (
 def main() -> None:
     """Read what was measured and judged, and write claims/report, or with --check only compare."""
     parser = argparse.ArgumentParser(prog="python -m claims.report", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if claims/report is not what claims/results gives")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if claims/report is not what reports/claims gives")
     check = parser.parse_args().check
     files = make_report(read_findings(load_claims()))
     if not check:

@@ -18,7 +18,7 @@ from pipeline.workers.work import result_of
 
 
 def main() -> None:
-    """Read the study's name and write claims/results/studies/<study>/ and the environment."""
+    """Read the study's name and write reports/claims/studies/<study>/ and the environment."""
     parser = argparse.ArgumentParser(prog="python -m claims.study", description=__doc__)
     parser.add_argument("study", help="a study of claims/params.yaml")
     study = parser.parse_args().study

@@ -43,7 +43,7 @@ SECONDS_BETWEEN_LINES = 15
 
 
 def main() -> None:
-    """Write claims/results/timing.csv, and the environment that it holds for."""
+    """Write reports/claims/timing.csv, and the environment that it holds for."""
     argparse.ArgumentParser(prog="python -m claims.timing", description=__doc__).parse_args()
     parameters = load_claims()
     configs = {arm: parameters.trials.trial_config(arm, {}, seed=0) for arm in ARMS}

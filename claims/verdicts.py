@@ -35,7 +35,7 @@ Row = dict[str, Any]
 
 
 def main() -> None:
-    """Judge every claim, write claims/results/verdicts.json and .csv and effects.json, and log the verdicts to MLflow."""
+    """Judge every claim, write reports/claims/verdicts.json and .csv and effects.json, and log the verdicts to MLflow."""
     argparse.ArgumentParser(prog="python -m claims.verdicts", description=__doc__).parse_args()
     parameters = load_claims()
     rows = judge_claims(parameters, read_measured(parameters))

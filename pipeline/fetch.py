@@ -16,10 +16,11 @@ from pipeline.common.addresses import public
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 from pipeline.common.files import naming_what_is_full, replacing
+from pipeline.common.parameters import read_sections
 from pipeline.images.archive import canonical_files, read_folder, read_tar
 from pipeline.images.download import download
 from pipeline.images.npm import find_package
-from pipeline.trials.parameters import DataParameters, Source, load_parameters
+from pipeline.images.parameters import DataParameters, DataSection, Source
 
 RAW = Path("data/raw")
 MEGABYTE = 10**6
@@ -31,7 +32,7 @@ def main() -> None:
     """Read params.yaml and make data/raw."""
     argparse.ArgumentParser(prog="python -m pipeline.fetch", description=__doc__).parse_args()
     truststore.inject_into_ssl()  # a mirror inside a company is signed by a certificate that only this machine knows
-    fetch(load_parameters().data, RAW)
+    fetch(read_sections(DataSection).data, RAW)
 
 
 def fetch(data: DataParameters, folder: Path) -> None:

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 from pipeline.common.files import replacing
+from pipeline.common.parameters import read_sections
 from pipeline.images.arrays import PROCESSED, Examples, save_examples
 from pipeline.images.cifar10 import CLASSES, TEST_FILE, TRAIN_FILES, read_records
-from pipeline.trials.parameters import SplitParameters, load_parameters
+from pipeline.images.parameters import SplitParameters, SplitSection
 
 RAW = Path("data/raw")
 
@@ -25,7 +26,7 @@ RAW = Path("data/raw")
 def main() -> None:
     """Read params.yaml and data/raw, and write data/processed."""
     argparse.ArgumentParser(prog="python -m pipeline.preprocess", description=__doc__).parse_args()
-    splits = split_examples(_read(TRAIN_FILES), _read((TEST_FILE,)), load_parameters().split)
+    splits = split_examples(_read(TRAIN_FILES), _read((TEST_FILE,)), read_sections(SplitSection).split)
     for name, examples in splits.items():
         _write_examples(PROCESSED / name, examples)
     with replacing(PROCESSED / "profile.json") as path:

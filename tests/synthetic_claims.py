@@ -28,7 +28,7 @@ def write_claims(root: Path, *, seeds=None, epochs=20, extended=False, diverged=
     """
     _write_parameters(root, seeds, epochs, extended)
     parameters = load_claims(root / "claims/params.yaml")
-    results = root / "claims/results"
+    results = root / "reports/claims"
     trials = {study: _write_study(parameters, study, results / "studies", diverged) for study in parameters.studies}
     timing = _timing(parameters.timing.blocks)
     _write_csv(results / "timing.csv", timing)
@@ -36,15 +36,15 @@ def write_claims(root: Path, *, seeds=None, epochs=20, extended=False, diverged=
         _write_csv(results / "mechanisms" / f"{name}.csv", table)
     rows = judge_claims(parameters, {**trials, "timing": timing, "mechanisms": _working_principle()})
     write_verdicts(root, rows, verdicts or {})
-    _write_csv(root / "reports/test_trials.csv", pd.DataFrame({"arm": "baseline", "seed": [0, 1], "accuracy": [0.49, 0.51]}))
-    _write_json(root / "reports/data_profile.json", {"classes": {"train": dict.fromkeys(CLASSES, 4000)}})
+    _write_csv(root / "reports/notebook/test_trials.csv", pd.DataFrame({"arm": "baseline", "seed": [0, 1], "accuracy": [0.49, 0.51]}))
+    _write_json(root / "reports/notebook/data_profile.json", {"classes": {"train": dict.fromkeys(CLASSES, 4000)}})
     _write_csv(root / "claims/published.csv", pd.read_csv(ROOT / "claims/published.csv"))
 
 
 def write_verdicts(root: Path, rows, changes):
     """Write the ledger of verdicts, with some fields of some rows replaced."""
     rows = [{**row, **changes.get(row["id"], {})} for row in rows]
-    _write_json(root / "claims/results/verdicts.json", {"significance": 0.05, "claims": rows})
+    _write_json(root / "reports/claims/verdicts.json", {"significance": 0.05, "claims": rows})
 
 
 def _write_parameters(root, seeds, epochs, extended):

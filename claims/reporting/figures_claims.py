@@ -15,7 +15,7 @@ from claims.reporting.phrases import arm_name, column_label
 from claims.studies.parameters import Claim
 from pipeline.pages.plotting import GREY, ink, label_ends, plot_seeds, scale_by_ratios
 from pipeline.trials.notebook import BASELINE
-from pipeline.trials.parameters import Study
+from pipeline.trials.studies import Study
 
 
 def claim_figure(claim: Claim, verdict: Verdict, study: Study, history: pd.DataFrame, trials: pd.DataFrame) -> Figure:

@@ -12,7 +12,7 @@ from claims.reporting.figures_claims import draw_levels
 from claims.reporting.phrases import arm_name, column_label
 from pipeline.pages.plotting import GREY, LEVEL_COLOURS, colour_of, ink, label_ends, plot_seeds
 from pipeline.trials.notebook import BASELINE, BATCH_NORM
-from pipeline.trials.parameters import Study
+from pipeline.trials.studies import Study
 
 SPEED_SCALES = {"epoch": "epochs", "updates": "weight updates (thousands)", "seconds": "seconds of training steps"}
 PART_COLOURS = ("#222222", *LEVEL_COLOURS[:3])

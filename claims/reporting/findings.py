@@ -1,4 +1,4 @@
-"""What the report of the claims draws on: everything under claims/results, read and checked."""
+"""What the report of the claims draws on: everything under reports/claims, read and checked."""
 
 import json
 from dataclasses import dataclass

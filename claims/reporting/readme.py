@@ -1,4 +1,4 @@
-"""Keep the README's ledger of verdicts equal to claims/results/verdicts.json."""
+"""Keep the README's ledger of verdicts equal to reports/claims/verdicts.json."""
 
 import argparse
 
@@ -17,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m claims.reporting.readme", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the verdicts in the README are not current")
     check = parser.parse_args().check
-    block = render_claims("readme_verdicts.md", **describe_ledger(read_findings(load_claims())), linked="claims/report/report.md")
+    block = render_claims("readme_verdicts.md", **describe_ledger(read_findings(load_claims())), linked="reports/claims/report.md")
     update_page(BEGIN, END, block, check=check, remedy="run `python -m claims.reporting.readme`")
 
 

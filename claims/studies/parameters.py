@@ -12,10 +12,11 @@ from pipeline.common.errors import PipelineError
 from pipeline.common.parameters import StrictModel, explain
 from pipeline.common.strict_yaml import read_yaml
 from pipeline.training.config import BatchSize, Seed
-from pipeline.trials.parameters import Name, Parameters, Study, check_studies, load_parameters
+from pipeline.trials.parameters import Parameters, check_studies, load_parameters
+from pipeline.trials.studies import Name, Study
 
 CLAIMS_FILE = Path("claims/params.yaml")
-RESULTS = Path("claims/results")
+RESULTS = Path("reports/claims")
 STUDIES = RESULTS / "studies"
 EXACT, TIMED = "mechanisms", "timing"  # stages that measure claims without a study
 FEWEST_BLOCKS = 8  # of which a bootstrap interval can be taken

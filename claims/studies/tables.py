@@ -1,4 +1,4 @@
-"""Reads the tables under claims/results."""
+"""Reads the tables under reports/claims."""
 
 from collections import defaultdict
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Keep the README's headline results equal to reports/metrics.json."""
+"""Keep the README's headline results equal to reports/notebook/metrics.json."""
 
 import argparse
 import json
@@ -14,13 +14,13 @@ from pipeline.pages.rendering import render
 from pipeline.trials.notebook import BASELINE, BATCH_NORM, TRAIN
 
 README = Path("README.md")
-METRICS = Path("reports/metrics.json")
+METRICS = Path("reports/notebook/metrics.json")
 BEGIN = "<!-- results: made by python -m pipeline.reporting.readme -->"
 END = "<!-- end of results -->"
 
 
 def main() -> None:
-    """Read reports/metrics.json and write README.md, or with --check only compare."""
+    """Read reports/notebook/metrics.json and write README.md, or with --check only compare."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.reporting.readme", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the results in the README are not current")
     check = parser.parse_args().check

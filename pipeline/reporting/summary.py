@@ -1,4 +1,4 @@
-"""From every trial's history to the figures the report quotes: `reports/metrics.json`.
+"""From every trial's history to the figures the report quotes: `reports/notebook/metrics.json`.
 
 Layout: `train.<arm>.<view>.<metric>` and `batch_size_grid.<size>.<view>.<metric>` hold mean, sd and n over seeds;
 `<study>_differences.<a>_minus_<b>.<view>.<metric>` hold paired differences with their 95 % interval. Views:
@@ -36,7 +36,7 @@ SIGNIFICANT_DIGITS = 6
 
 
 def summarize_results(results: Results, parameters: Parameters) -> Metrics:
-    """Compute everything that goes into `reports/metrics.json`, rounded to 6 significant digits."""
+    """Compute everything that goes into `reports/notebook/metrics.json`, rounded to 6 significant digits."""
     train_views = {**_epoch_views(results.train, "arm"), "test": results.test.set_index(["arm", "seed"])[TEST_METRICS]}
     grid_views = _epoch_views(results.grid, "batch_size")
     arms, sizes = parameters.studies[TRAIN].arms, parameters.studies[GRID].grid["batch_size"]

@@ -19,7 +19,7 @@ from pipeline.trials.parameters import Parameters
 RESULTS = Path("results")
 EVALUATION = RESULTS / "evaluate"
 PROFILE = Path("data/processed/profile.json")
-REPORTS = Path("reports")
+REPORTS = Path("reports/notebook")
 
 TRIAL = ["arm", "batch_size", "seed"]
 STORED = ["val_loss", "val_accuracy"]

@@ -1,109 +1,46 @@
-"""What params.yaml may say: types, ranges, and no key that nothing reads."""
+"""The sections `runner`, `trial`, `arms` and `studies` of params.yaml."""
 
-import math
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from pipeline.common.errors import PipelineError
-from pipeline.common.parameters import PARAMETERS_FILE, StrictModel, explain
-from pipeline.common.strict_yaml import read_yaml
-from pipeline.images.cifar10 import FILES
-from pipeline.training.config import Seed, TrainingConfig, TrialConfig
+from pipeline.common.parameters import PARAMETERS_FILE, Sections, explain, read_sections
+from pipeline.training.config import TrainingConfig, TrialConfig
 from pipeline.trials.notebook import check_notebook_studies
+from pipeline.trials.studies import Cell, Level, Name, Study, cells
 
 MAXIMUM_TRIALS = 100_000
-
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-
 
 RunnerName = Literal["local", "ray"]
 
 
-class Source(StrictModel):
-    """Where CIFAR-10 may come from; `sha256` is the archive's, when it is known."""
-
-    url: str = Field(min_length=1)
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-
-
-class DataParameters(StrictModel):
-    """Where the data comes from and what it must be."""
-
-    sources: list[Source] = Field(min_length=1)
-    md5: dict[Literal[FILES], Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]] = Field(  # type: ignore[valid-type]
-        min_length=len(FILES)
-    )
-    attempts: int = Field(ge=1, le=100)
-    timeout_seconds: float = Field(gt=0, le=3600)
-    maximum_megabytes: int = Field(ge=1, le=100_000)
-
-
-class SplitParameters(StrictModel):
-    """How validation examples are taken from the training set."""
-
-    method: Literal["last", "stratified"]
-    validation_fraction: float = Field(gt=0, lt=1)
-    seed: Seed
-
-
-class Study(StrictModel):
-    """Arms × every combination of the grid's values × seeds, answering one question."""
-
-    arms: list[Name] = Field(min_length=1)
-    grid: dict[str, Annotated[list[Any], Field(min_length=1)]]
-    seeds: list[Seed] = Field(min_length=1)
-    log_models: bool
-
-    def levels(self) -> Iterator[dict[str, Any]]:
-        """Each combination of the grid's values, as overrides of a trial."""
-        for values in product(*self.grid.values()):
-            yield dict(zip(self.grid, values, strict=True))
-
-    def count_trials(self) -> int:
-        """Count them without enumerating them."""
-        return len(self.arms) * len(self.seeds) * math.prod(map(len, self.grid.values()))
-
-
-Cell = tuple[str, str, dict[str, Any]]  # study, arm and level: what one stage runs over the study's seeds
-
-
-class Parameters(StrictModel):
-    """All of params.yaml."""
+class Parameters(Sections):
+    """The sections of params.yaml that describe trials."""
 
     runner: RunnerName
-    data: DataParameters
-    split: SplitParameters
     trial: TrainingConfig
     arms: dict[Name, dict[str, Any]]
     studies: dict[Name, Study]
 
     def cells(self) -> Iterator[Cell]:
-        """Every cell of every study, in the order in which they are declared."""
-        for name, study in self.studies.items():
-            for arm, level in product(study.arms, study.levels()):
-                yield name, arm, level
+        """Yield every cell of every study, in the order in which they are declared."""
+        return cells(self.studies)
 
-    def trial_config(self, arm: str, level: dict[str, Any], seed: int) -> TrialConfig:
+    def trial_config(self, arm: str, level: Level, seed: int) -> TrialConfig:
         """Describe one trial: the common settings, then the arm's, then the study's level."""
         return TrialConfig.model_validate({**self.trial.model_dump(), **self.arms[arm], **level, "seed": seed})
 
 
 def load_parameters(path: Path = PARAMETERS_FILE) -> Parameters:
-    """Read and check params.yaml, every arm and level included.
+    """Read and check the sections of params.yaml that describe trials, every arm and level included.
 
     Raises:
-        PipelineError: the file is missing, is not YAML, repeats a key, or holds a wrong key or value (all are named).
+        PipelineError: The file is missing, is not YAML, repeats a key, or one of the sections holds a wrong key or value.
     """
-    try:
-        parameters = Parameters.model_validate(read_yaml(path))
-    except FileNotFoundError:
-        raise PipelineError(f"{path}: not found; run from the project's root, where params.yaml stands") from None
-    except ValidationError as error:
-        raise PipelineError(explain(error, f"{path}: ")) from None
+    parameters = read_sections(Parameters, path)
     check_studies(parameters, path)
     check_notebook_studies(parameters, path)
     return parameters
@@ -150,9 +87,3 @@ def _check_values_differ(study: Study, where: str) -> None:
     for field, values in lists.items():
         if len({tuple(value) if isinstance(value, list) else value for value in values}) < len(values):
             raise PipelineError(f"{where}.{field}: has a value twice; name each once")
-
-
-if __name__ == "__main__":
-    from pipeline.common.command import run
-
-    run(lambda: print("params.yaml is valid:", ", ".join(load_parameters().studies)))

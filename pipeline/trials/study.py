@@ -22,8 +22,9 @@ from pipeline.tracking.provenance import stage_tags
 from pipeline.training.config import TrialConfig
 from pipeline.training.result import diverged
 from pipeline.trials.key import TrialKeys, code_fingerprint
-from pipeline.trials.parameters import Cell, Parameters, RunnerName, load_parameters
+from pipeline.trials.parameters import Parameters, RunnerName, load_parameters
 from pipeline.trials.runner import run_trials
+from pipeline.trials.studies import Cell
 from pipeline.workers.events import EpochEnded, Event, Finished, Interrupted, Started
 from pipeline.workers.local import call_in_worker, warm_up
 from pipeline.workers.lock import alone_with_trials

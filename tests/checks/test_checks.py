@@ -51,8 +51,8 @@ def change_lock(root: Path, output: str, **fields) -> None:
 
 
 def change_table(root: Path, name: str, change) -> None:
-    table = pd.read_csv(root / "reports" / name)
-    change(table).to_csv(root / "reports" / name, index=False)
+    table = pd.read_csv(root / "reports/notebook" / name)
+    change(table).to_csv(root / "reports/notebook" / name, index=False)
 
 
 def test_nothing_is_stale_in_what_was_just_built(built, fresh):
@@ -73,13 +73,13 @@ def test_changed_code_names_the_stages_that_run_it(fresh):
 
 
 def test_a_changed_report_is_stale(fresh):
-    edit(fresh.root / "reports/metrics.json", '"n": 2', '"n": 3')
-    assert stale_stages(fresh.root) == {"report": ["reports/metrics.json (modified)"]}
+    edit(fresh.root / "reports/notebook/metrics.json", '"n": 2', '"n": 3')
+    assert stale_stages(fresh.root) == {"report": ["reports/notebook/metrics.json (modified)"]}
 
 
 def test_a_report_that_is_gone_is_stale(fresh):
-    (fresh.root / "reports/report.md").unlink()
-    assert stale_stages(fresh.root) == {"report": ["reports/report.md (deleted)"]}
+    (fresh.root / "reports/notebook/report.md").unlink()
+    assert stale_stages(fresh.root) == {"report": ["reports/notebook/report.md (deleted)"]}
 
 
 def test_a_new_level_without_results_is_stale(fresh):
@@ -102,7 +102,7 @@ def test_a_missing_lock_is_named(fresh):
 
 def test_environments_are_checked_against_the_lock(fresh):
     check_environments(fresh.root)
-    edit(fresh.root / "reports/environment.json", '"threads_per_trial": "1"', '"threads_per_trial": "2"')
+    edit(fresh.root / "reports/notebook/environment.json", '"threads_per_trial": "1"', '"threads_per_trial": "2"')
     with pytest.raises(PipelineError, match=r"reports/environment\.json: .*train/baseline.*run `make repro`"):
         check_environments(fresh.root)
 
@@ -110,7 +110,7 @@ def test_environments_are_checked_against_the_lock(fresh):
 def test_reports_are_what_their_tables_give(fresh):
     fresh.succeed("python", "-m", "pipeline.report", "--check")
     change_table(fresh.root, "history.csv", lambda table: table.assign(val_accuracy=table["val_accuracy"] + 0.001))
-    edit(fresh.root / "reports/report.md", "#", "##")
+    edit(fresh.root / "reports/notebook/report.md", "#", "##")
     done = fresh.run("python", "-m", "pipeline.report", "--check")
     assert done.returncode == 1
     assert "metrics.json" in done.stderr
@@ -201,13 +201,13 @@ def test_every_check_is_asked_whatever_becomes_of_the_others(monkeypatch, capsys
 LOCK, CLAIMS_LOCK = (f"{lock} belongs to code, parameters and data" for lock in ("dvc.lock", "claims/dvc.lock"))
 SPOILT = {
     "some": [
-        ("reports/environment.json", "", ["the environments are those of dvc.lock"]),
-        ("claims/report/report.html", "</h1>", [CLAIMS_LOCK, "the claims' report is what its measurements give"]),
+        ("reports/notebook/environment.json", "", ["the environments are those of dvc.lock"]),
+        ("reports/claims/report.html", "</h1>", [CLAIMS_LOCK, "the claims' report is what its measurements give"]),
         ("README.md", "<!-- results", ["the README's results are those of the reports"]),
         ("benchmarks/results.json", '"notebook_whole_job": ', ["the figures of speed are those that were measured"]),
     ],
     "others": [
-        ("reports/report.html", "</h1>", [LOCK, "reports are what their tables give"]),
+        ("reports/notebook/report.html", "</h1>", [LOCK, "reports are what their tables give"]),
         ("claims/dvc.lock", " md5: ", [CLAIMS_LOCK]),
         ("README.md", "<!-- verdicts", ["the README's verdicts are those of the claims' report"]),
         ("benchmarks/cluster.json", '"seconds": ', ["the figures of scaling are those that were measured"]),
@@ -244,7 +244,7 @@ def test_verification_of_the_same_has_a_row_for_every_metric_trial_and_output(bu
 
 
 def test_verification_finds_a_changed_metric_weight_and_output(built, fresh):
-    edit(fresh.root / "reports/metrics.json", '"n": 2', '"n": 3')
+    edit(fresh.root / "reports/notebook/metrics.json", '"n": 2', '"n": 3')
     change_table(fresh.root, "weights.csv", lambda table: table.assign(sha256=table["sha256"].where(table["seed"] == 0, "0" * 64)))
     edit(
         fresh.root / "dvc.lock",
@@ -276,7 +276,7 @@ def test_verification_names_an_output_that_only_one_side_has(built, fresh):
 
 
 def test_in_another_environment_numbers_are_compared_within_tolerances_and_rounded_files_are_not(built, fresh):
-    edit(fresh.root / "reports/environment.json", '"cpu": "', '"cpu": "another ')
+    edit(fresh.root / "reports/notebook/environment.json", '"cpu": "', '"cpu": "another ')
     change_table(fresh.root, "history.csv", spoil_metric)
     rule, rows = verify.compare_builds(fresh.root, built.root)
     assert "standard deviations between seeds" in rule

@@ -18,7 +18,7 @@ GITHUB_COMMENT = 65_536
 class Repository:
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.metrics = root / "reports/metrics.json"
+        self.metrics = root / "reports/notebook/metrics.json"
         self.parameters = root / "params.yaml"
 
     def diff(self, base: str) -> subprocess.CompletedProcess[str]:

@@ -63,7 +63,7 @@ def findings(made):
 
 @pytest.fixture(scope="module")
 def markdown(made):
-    return (made / "claims/report/report.md").read_text(encoding="utf-8").replace(SPACE, " ")
+    return (made / "reports/claims/report.md").read_text(encoding="utf-8").replace(SPACE, " ")
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_every_claim_is_told_with_its_tests_and_limits(markdown, findings):
 
 
 def test_numbers_are_those_of_the_measures(made, markdown):
-    trials = pd.read_csv(made / "claims/results/studies/core/trials.csv").pivot_table(index="seed", columns="arm", values="I1b")
+    trials = pd.read_csv(made / "reports/claims/studies/core/trials.csv").pivot_table(index="seed", columns="arm", values="I1b")
     effects = 100 * (trials["batch_norm"] - trials["baseline"])
     assert f"{effects.mean():+.2f} points".replace("-", "−") in section(markdown, "I1b")
 
@@ -113,10 +113,10 @@ def test_the_page_has_no_silent_image_no_twin_heading_and_no_dangling_link(made,
     images = re.findall(r"!\[([^\]]*)\]\(([^)]*)\)", markdown)
     assert len(images) > 20
     assert all(re.search(r"\d", alt) for alt, _ in images)
-    assert {path for _, path in images} == {f"figures/{path.name}" for path in (made / "claims/report/figures").iterdir()}
+    assert {path for _, path in images} == {f"figures/{path.name}" for path in (made / "reports/claims/figures").iterdir()}
     headings = re.findall(r"^#+ (.*)$", markdown, re.MULTILINE)
     assert len(headings) == len(set(headings))
-    html = (made / "claims/report/report.html").read_text(encoding="utf-8")
+    html = (made / "reports/claims/report.html").read_text(encoding="utf-8")
     assert set(re.findall(r'href="#([^"]*)"', html)) <= set(re.findall(r'id="([^"]*)"', html))
     assert html.count("<figure>") == len(images)
     assert html.count("<caption") == html.count("<table")
@@ -140,14 +140,14 @@ def test_the_same_results_give_the_same_bytes(made):
 
 
 def test_a_changed_byte_is_named(copied, monkeypatch):
-    committed = {path: text.decode() for path, text in files_of(copied / "claims/report").items()}
+    committed = {path: text.decode() for path, text in files_of(copied / "reports/claims").items()}
     monkeypatch.setattr(report, "make_report", lambda findings: {str(path): text for path, text in committed.items()})
     run_stage(copied, "--check")
-    (copied / "claims/report/figures/speed.svg").write_text("other")
+    (copied / "reports/claims/figures/speed.svg").write_text("other")
     with pytest.raises(PipelineError, match=r"^claims/report: figures/speed\.svg: not what .*claims/dvc\.yaml:report`$"):
         run_stage(copied, "--check")
-    shutil.rmtree(copied / "claims/report")
-    with pytest.raises(PipelineError, match=r"^claims/report/figures: not found; run "):
+    shutil.rmtree(copied / "reports/claims")
+    with pytest.raises(PipelineError, match=r"^reports/claims/figures: not found; run "):
         run_stage(copied, "--check")
 
 
@@ -299,14 +299,14 @@ def test_ratios_and_decades_are_shown_as_such():
 def test_one_seed_of_the_extended_set_can_be_told_and_drawn(tmp_path):
     write_claims(tmp_path, seeds=(3,), epochs=2, extended=True)
     run_stage(tmp_path)
-    markdown = (tmp_path / "claims/report/report.md").read_text(encoding="utf-8").replace(SPACE, " ")
+    markdown = (tmp_path / "reports/claims/report.md").read_text(encoding="utf-8").replace(SPACE, " ")
     assert "(n = 1, no interval)" in markdown
     assert not re.search(r"\b(nan|None|inf)\b", markdown)
-    for svg in (tmp_path / "claims/report/figures").iterdir():
+    for svg in (tmp_path / "reports/claims/figures").iterdir():
         assert ElementTree.fromstring(svg.read_text(encoding="utf-8")).tag.endswith("svg")
     for arm in ("BN before activation", "layer norm", "no BN sgd", "BN sgd"):
         assert f"\n| {arm} | " in markdown
-    arms = (tmp_path / "claims/report/figures/all_arms.svg").read_text(encoding="utf-8")
+    arms = (tmp_path / "reports/claims/figures/all_arms.svg").read_text(encoding="utf-8")
     assert "layer norm" in arms
 
 
@@ -339,8 +339,8 @@ def test_an_arm_of_which_nothing_finished_leaves_a_report(tmp_path):
     "name", ["verdicts.json", "timing.csv", "mechanisms/units.csv", "studies/core/history.csv", "studies/dropout/trials.csv"]
 )
 def test_a_missing_file_is_named_with_its_remedy(copied, name):
-    (copied / "claims/results" / name).unlink()
-    with pytest.raises(PipelineError, match=rf"^claims/results/{re.escape(name)}: not found; run `dvc repro claims/dvc\.yaml:\w+(@\w+)?`"):
+    (copied / "reports/claims" / name).unlink()
+    with pytest.raises(PipelineError, match=rf"^reports/claims/{re.escape(name)}: not found; run `dvc repro claims/dvc\.yaml:\w+(@\w+)?`"):
         findings_in(copied)
 
 
@@ -354,14 +354,14 @@ def test_a_missing_file_is_named_with_its_remedy(copied, name):
     ],
 )
 def test_a_missing_column_is_named(copied, name, column):
-    path = copied / "claims/results" / name
+    path = copied / "reports/claims" / name
     pd.read_csv(path).drop(columns=column).to_csv(path, index=False)
-    with pytest.raises(PipelineError, match=rf"^claims/results/{re.escape(name)}: has no column {column}; run "):
+    with pytest.raises(PipelineError, match=rf"^reports/claims/{re.escape(name)}: has no column {column}; run "):
         findings_in(copied)
 
 
 def change_ledger(folder, change):
-    path = folder / "claims/results/verdicts.json"
+    path = folder / "reports/claims/verdicts.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     change(content)
     path.write_text(json.dumps(content), encoding="utf-8")
@@ -372,9 +372,9 @@ def test_a_foreign_ledger_is_refused(copied):
     with pytest.raises(PipelineError, match=r"of other claims than claims/params\.yaml declares; run `make verdicts`"):
         findings_in(copied)
     change_ledger(copied, lambda content: content["claims"][1].update(mean="much"))
-    with pytest.raises(PipelineError, match=r"^claims/results/verdicts\.json: claims\.1\.mean: .*; run "):
+    with pytest.raises(PipelineError, match=r"^reports/claims/verdicts\.json: claims\.1\.mean: .*; run "):
         findings_in(copied)
-    (copied / "claims/results/verdicts.json").write_text("{")
+    (copied / "reports/claims/verdicts.json").write_text("{")
     with pytest.raises(PipelineError, match="not valid JSON"):
         findings_in(copied)
 
@@ -397,7 +397,7 @@ def test_the_readme_keeps_the_ledger(copied, findings):
     text = (copied / "README.md").read_text(encoding="utf-8")
     assert text.startswith("# Title\n\n")
     assert text.endswith("\n\nAfter.\n")
-    assert "](claims/report/figures/ledger.svg)" in text
+    assert "](reports/claims/figures/ledger.svg)" in text
     assert wording.answer(findings.ledger.values()) in text
-    assert "[B1](claims/report/report.md#b1-bn-stabilizes-training) stabilizes training" in text
+    assert "[B1](reports/claims/report.md#b1-bn-stabilizes-training) stabilizes training" in text
     run_stage(copied, "--check", module=readme)

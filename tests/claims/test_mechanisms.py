@@ -454,12 +454,12 @@ def read(folder) -> dict[str, bytes]:
 
 
 def test_the_stage_writes_every_table_and_the_same_bytes_again(project, capfd):
-    folder = project / "claims/results/mechanisms"
+    folder = project / "reports/claims/mechanisms"
     mechanisms.main()
     first = read(folder)
     mechanisms.main()
     assert read(folder) == first
-    assert (project / "claims/results/environment/mechanisms.json").exists()
+    assert (project / "reports/claims/environment/mechanisms.json").exists()
     said = capfd.readouterr().out
     assert "baseline: 1/2 epochs probed, about " in said
     assert "batch_norm: 2/2 epochs probed\n" in said

@@ -210,8 +210,8 @@ def run_stage(project) -> subprocess.CompletedProcess[str]:
 def test_the_stage_writes_its_table_and_what_it_was_measured_on(project):
     done = run_stage(project)
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(pd.read_csv(project / "claims/results/timing.csv")) == 8 * (2 + 2 + 3)
-    assert (project / "claims/results/environment/timing.json").exists()
+    assert len(pd.read_csv(project / "reports/claims/timing.csv")) == 8 * (2 + 2 + 3)
+    assert (project / "reports/claims/environment/timing.json").exists()
 
 
 def test_without_images_the_stage_says_what_to_do(project):

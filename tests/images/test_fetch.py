@@ -37,7 +37,7 @@ from checks.synthetic import (
 )
 from pipeline.common.errors import PipelineError
 from pipeline.fetch import fetch
-from pipeline.trials.parameters import DataParameters
+from pipeline.images.parameters import DataParameters
 
 PROJECT = Path(__file__).parent.parent
 FILES = make_files(images_per_file=20)

@@ -14,8 +14,8 @@ from pipeline.common.errors import PipelineError
 from pipeline.images.arrays import Examples
 from pipeline.images.cifar10 import FILES as NAMES
 from pipeline.images.cifar10 import TRAIN_FILES, read_records
+from pipeline.images.parameters import SplitParameters
 from pipeline.preprocess import main, profile, split_examples, split_indices
-from pipeline.trials.parameters import SplitParameters
 
 PROJECT = Path(__file__).parent.parent
 PROCESSED = Path("data/processed")

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.laboratory
 
 
 def verdicts_of(project: Clone) -> dict[str, dict]:
-    return {row["id"]: row for row in json.loads((project.root / "claims/results/verdicts.json").read_text())["claims"]}
+    return {row["id"]: row for row in json.loads((project.root / "reports/claims/verdicts.json").read_text())["claims"]}
 
 
 def test_what_the_main_pipeline_trained_is_not_trained_again(laboratory):
@@ -29,7 +29,7 @@ def test_what_the_main_pipeline_trained_is_not_trained_again(laboratory):
 
 
 def test_every_study_has_its_histories_and_a_row_for_each_trial(laboratory):
-    studies = laboratory.root / "claims/results/studies"
+    studies = laboratory.root / "reports/claims/studies"
     assert {path.name for path in studies.iterdir()} == {
         *("core", "learning_rate", "initialization", "dropout", "tiny_batches", "continued_training")
     }
@@ -76,7 +76,7 @@ def test_a_reader_who_disagrees_judges_anew_on_a_fresh_clone_without_data(labora
     assert {"verdicts", "report"} <= run
     assert not [stage for stage in run if stage.startswith(("study", "timing", "mechanisms", "fetch", "preprocess"))]
     assert verdicts_of(fresh)["I1b"]["smallest_effect"] == 0.5
-    assert '"verdict"' in fresh.run("dvc", "metrics", "show", "--json", "claims/results/effects.json").stdout
+    assert '"verdict"' in fresh.run("dvc", "metrics", "show", "--json", "reports/claims/effects.json").stdout
     assert verdicts_of(fresh)["I1b"]["mean"] == verdicts_of(laboratory)["I1b"]["mean"]
     assert stale_stages(fresh.root, CLAIMS) == {}
 
@@ -106,21 +106,21 @@ def test_a_new_level_and_a_new_study_with_its_claim_are_declared_and_need_no_cod
     assert {"study@momentum", "measure@momentum", "verdicts", "report"} <= run
     assert {stage for stage in run if stage.startswith("study@")} == {"study@momentum", "study@learning_rate"}
     assert "8 of 12 trials are in the ledger already" in said
-    trials = pd.read_csv(copy.root / "claims/results/studies/momentum/trials.csv")
+    trials = pd.read_csv(copy.root / "reports/claims/studies/momentum/trials.csv")
     of_seeds = trials.pivot_table(index="seed", columns="batch_norm_momentum", values="M1")
     row = verdicts_of(copy)["M1"]
     assert row["mean"] == pytest.approx((of_seeds[0.99] - of_seeds[0.9]).mean(), abs=1e-6)
-    told = (copy.root / "claims/report/report.md").read_text()
+    told = (copy.root / "reports/claims/report.md").read_text()
     assert "### M1 BN needs a long memory" in told
     assert "| 0.99 | " in told.partition("### M1 ")[2].partition("\n#")[0]
 
 
 def test_a_changed_table_is_seen_by_the_checks(laboratory, tmp_path):
     copy = laboratory.copy(tmp_path / "copy")
-    path = copy.root / "claims/results/studies/dropout/trials.csv"
+    path = copy.root / "reports/claims/studies/dropout/trials.csv"
     path.write_text(path.read_text().replace("False", "True", 1))
-    assert "claims/results/studies/dropout/trials.csv (modified)" in stale_stages(copy.root, CLAIMS)["measure@dropout"]
-    shutil.copyfile(laboratory.root / "claims/report/report.md", copy.root / "claims/report/report.html")
+    assert "reports/claims/studies/dropout/trials.csv (modified)" in stale_stages(copy.root, CLAIMS)["measure@dropout"]
+    shutil.copyfile(laboratory.root / "reports/claims/report.md", copy.root / "reports/claims/report.html")
     done = copy.run("python", "-m", "claims.report", "--check")
     assert done.returncode == 1
     assert "report.html" in done.stderr

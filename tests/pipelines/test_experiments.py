@@ -118,7 +118,7 @@ def test_dvc_shows_the_metrics_of_every_experiment(project, said):
     experiments = {entry["revs"][0]["name"]: entry["revs"][0]["data"] for row in shown for entry in row["experiments"] or []}
     assert experiments.keys() == said.keys()
     for data in experiments.values():
-        assert data["metrics"]["reports/metrics.json"]["data"]["train"]["batch_norm"]
+        assert data["metrics"]["reports/notebook/metrics.json"]["data"]["train"]["batch_norm"]
 
 
 def test_nothing_is_left_of_the_folders_where_experiments_ran(project, said):

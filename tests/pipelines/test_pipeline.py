@@ -46,12 +46,12 @@ def test_the_report_is_a_run_with_its_files(project):
     [run] = runs_of(project, "report")
     client = MlflowClient(f"sqlite:///{project.root}/mlflow.db")
     assert {"report.html", "report.md", "metrics.json", "figures"} <= {entry.path for entry in client.list_artifacts(run.info.run_id)}
-    metrics = json.loads((project.root / "reports/metrics.json").read_text())
+    metrics = json.loads((project.root / "reports/notebook/metrics.json").read_text())
     assert run.data.metrics["report_batch_norm_test_accuracy"] == metrics["train"]["batch_norm"]["test"]["accuracy"]["mean"]
 
 
 def test_histories_hold_every_epoch_of_every_trial(project):
-    history = pd.read_csv(project.root / "reports/history.csv")
+    history = pd.read_csv(project.root / "reports/notebook/history.csv")
     counts = history.groupby(["study", "arm", "batch_size"]).size().to_dict()
     assert counts == {
         ("train", "baseline", 64): 4,
@@ -76,7 +76,7 @@ def test_a_second_repro_has_nothing_to_do(project):
 
 
 def test_metrics_plots_and_parameters_can_be_shown_and_compared(project):
-    assert "reports/metrics.json" in project.succeed("dvc", "metrics", "show", "--json")
+    assert "reports/notebook/metrics.json" in project.succeed("dvc", "metrics", "show", "--json")
     assert json.loads(project.run("dvc", "metrics", "diff", "--json").stdout) == {}  # beside it, DVC misses the claims' metrics
     assert "trial" in project.succeed("dvc", "params", "diff", "--all", "--json")
     project.succeed("dvc", "plots", "show")
@@ -86,7 +86,7 @@ def test_metrics_plots_and_parameters_can_be_shown_and_compared(project):
 def test_arms_are_compared_in_the_terminal_as_in_the_report(project):
     table = json.loads(project.run("python", "-m", "pipeline.tracking.compare", "--format", "json", "--metric", "val_accuracy").stdout)
     [compared] = [row for row in table if row["cell"] == "batch_norm"]
-    metrics = json.loads((project.root / "reports/metrics.json").read_text())
+    metrics = json.loads((project.root / "reports/notebook/metrics.json").read_text())
     difference = metrics["train_differences"]["batch_norm_minus_baseline"]["final"]["val_accuracy"]
     assert compared["difference"] == pytest.approx(difference["mean"])
     assert compared["high_95"] == pytest.approx(difference["high_95"])
@@ -101,7 +101,7 @@ def test_the_best_on_validation_was_submitted(project):
     [run] = runs_of(project, "evaluation")
     assert len(run.outputs.model_outputs) == 1
     version = MlflowClient(f"sqlite:///{project.root}/mlflow.db").get_model_version("cifar10-mlp", "1")
-    history = pd.read_csv(project.root / "reports/history.csv")
+    history = pd.read_csv(project.root / "reports/notebook/history.csv")
     last = history[(history["study"] == "train") & (history["epoch"] == 2)].groupby("arm", sort=False)["val_accuracy"].mean()
     assert version.tags["arm"] == last.idxmax()
     assert float(version.tags["arm_val_accuracy_mean"]) == pytest.approx(last.max())

@@ -40,9 +40,9 @@ def test_add_a_level(built, tmp_path):
 def test_add_a_normaliser(built, tmp_path):
     copy = built.copy(tmp_path / "copy")
     assert "train@group_norm" in stages_run(follow(copy, "add a normaliser"))
-    history = pd.read_csv(copy.root / "reports/history.csv")
+    history = pd.read_csv(copy.root / "reports/notebook/history.csv")
     assert set(history[history["study"] == "train"]["arm"]) == {"baseline", "batch_norm", "group_norm"}
-    assert "group norm" in (copy.root / "reports/report.md").read_text()
+    assert "group norm" in (copy.root / "reports/notebook/report.md").read_text()
     for command in (["ruff", "check", "pipeline"], ["ruff", "format", "--check", "pipeline"], ["mypy", "-p", "pipeline.training.network"]):
         copy.succeed(*command)
     layers = copy.succeed(
@@ -59,9 +59,9 @@ def test_add_a_study_and_its_claim(laboratory, tmp_path):
     run = {stage.split(":")[-1] for stage in stages_run(follow(copy, "add a study and its claim"))}
     assert {"study@momentum", "measure@momentum", "verdicts", "report"} <= run
     assert not {stage for stage in run if stage.startswith("study@")} - {"study@momentum"}
-    claims = {row["id"]: row for row in json.loads((copy.root / "claims/results/verdicts.json").read_text())["claims"]}
+    claims = {row["id"]: row for row in json.loads((copy.root / "reports/claims/verdicts.json").read_text())["claims"]}
     assert claims["M1"]["n"] == 3
-    assert "BN needs a long memory" in (copy.root / "claims/report/report.md").read_text()
+    assert "BN needs a long memory" in (copy.root / "reports/claims/report.md").read_text()
 
 
 def test_add_a_mirror(built, tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ def metrics(tmp_path_factory):
 def project(tmp_path, monkeypatch, metrics):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "reports").mkdir()
-    (tmp_path / "reports/metrics.json").write_text(json.dumps(metrics))
+    (tmp_path / "reports/notebook/metrics.json").write_text(json.dumps(metrics))
     (tmp_path / "README.md").write_text(TEXT)
     return tmp_path
 
@@ -44,7 +44,7 @@ def test_results_stand_between_the_markers_and_nothing_else_changes(project, mon
     validation = metrics["train"]["batch_norm"]["final"]["val_accuracy"]
     assert (before, after) == ("# Title\n\nBefore.\n\n", "\n\nAfter.\n")
     assert f"{100 * validation['mean']:.1f} ± {100 * validation['sd']:.1f} %" in block
-    assert "](reports/figures/paired_differences.svg)" in block
+    assert "](reports/notebook/figures/paired_differences.svg)" in block
     assert "n = 5" in block
     assert "old" not in block
 
@@ -71,13 +71,13 @@ def test_markers_that_are_missing_or_doubled_are_an_error(project, monkeypatch, 
 
 
 def test_missing_or_foreign_metrics_are_an_error(project, monkeypatch):
-    (project / "reports/metrics.json").write_text("{}")
+    (project / "reports/notebook/metrics.json").write_text("{}")
     with pytest.raises(PipelineError, match=r"not as the report writes it .*train_differences"):
         run(monkeypatch)
     for foreign in ("5", "[]", '{"train_differences": "text"}'):
-        (project / "reports/metrics.json").write_text(foreign)
+        (project / "reports/notebook/metrics.json").write_text(foreign)
         with pytest.raises(PipelineError, match=r"not as the report writes it"):
             run(monkeypatch)
-    (project / "reports/metrics.json").unlink()
+    (project / "reports/notebook/metrics.json").unlink()
     with pytest.raises(PipelineError, match="not found; run `dvc repro report`"):
         run(monkeypatch)

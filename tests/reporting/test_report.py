@@ -28,7 +28,7 @@ def run_stage(folder):
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["report"])
         report.main()
-    return (folder / "reports/report.md").read_text(encoding="utf-8").replace(SPACE, " ")
+    return (folder / "reports/notebook/report.md").read_text(encoding="utf-8").replace(SPACE, " ")
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +40,12 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def markdown(made):
-    return (made / "reports/report.md").read_text(encoding="utf-8").replace(SPACE, " ")
+    return (made / "reports/notebook/report.md").read_text(encoding="utf-8").replace(SPACE, " ")
 
 
 @pytest.fixture(scope="module")
 def metrics(made):
-    return json.loads((made / "reports/metrics.json").read_text())
+    return json.loads((made / "reports/notebook/metrics.json").read_text())
 
 
 def last_epoch(folder, arm):
@@ -64,7 +64,7 @@ def test_every_file_is_made_and_nothing_else(made):
 
 
 def test_weights_are_told_by_their_hashes(made):
-    weights = pd.read_csv(made / "reports/weights.csv").set_index(["study", "arm", "batch_size", "seed"])["sha256"]
+    weights = pd.read_csv(made / "reports/notebook/weights.csv").set_index(["study", "arm", "batch_size", "seed"])["sha256"]
     assert len(weights) == 25
     content = (made / "results/batch_size_grid/128/weights/seed-3.weights.h5").read_bytes()
     assert weights["batch_size_grid", "batch_norm", 128, 3] == hashlib.sha256(content).hexdigest()
@@ -116,7 +116,7 @@ def test_a_batch_size_is_compared_with_the_notebooks(made, metrics):
 
 
 def test_every_trial_is_in_the_common_history(made):
-    history = pd.read_csv(made / "reports/history.csv")
+    history = pd.read_csv(made / "reports/notebook/history.csv")
     assert list(history.columns[:5]) == ["study", "arm", "batch_size", "seed", "epoch"]
     assert len(history) == (2 + 3) * 5 * 20
     source = pd.read_csv(made / "results/train/batch_norm/history.csv")
@@ -154,7 +154,7 @@ def test_the_same_results_give_the_same_bytes(made, tmp_path):
 
 def test_one_seed_has_no_interval_and_no_verdict(tmp_path):
     markdown = make_report(tmp_path, seeds=(0,), epochs=1)
-    metrics = json.loads((tmp_path / "reports/metrics.json").read_text())
+    metrics = json.loads((tmp_path / "reports/notebook/metrics.json").read_text())
     assert "(n = 1, no interval)" in markdown
     assert "not testable with n = 1" in markdown
     assert "95 % interval +" not in markdown
@@ -164,7 +164,7 @@ def test_one_seed_has_no_interval_and_no_verdict(tmp_path):
 
 def test_a_diverged_trial_is_counted_and_left_out_of_means(tmp_path, metrics):
     markdown = make_report(tmp_path, diverged=[("train", "batch_norm", 2), ("batch_size_grid", 128, 1)])
-    diverged = json.loads((tmp_path / "reports/metrics.json").read_text())
+    diverged = json.loads((tmp_path / "reports/notebook/metrics.json").read_text())
     batch_norm = diverged["train"]["batch_norm"]
     finite = last_epoch(tmp_path, "batch_norm")["val_accuracy"]
     assert batch_norm["diverged"] == {"count": 1, "n": 5}
@@ -204,14 +204,14 @@ class Assets(HTMLParser):
 @pytest.fixture(scope="module")
 def page(made):
     assets = Assets()
-    assets.feed((made / "reports/report.html").read_text(encoding="utf-8"))
+    assets.feed((made / "reports/notebook/report.html").read_text(encoding="utf-8"))
     return assets
 
 
 def test_the_page_needs_nothing_from_elsewhere(made, page):
     assert len(page.fetched) == 7
     assert all(target.startswith("data:image/svg+xml;base64,") for target in page.fetched)
-    html = (made / "reports/report.html").read_text(encoding="utf-8")
+    html = (made / "reports/notebook/report.html").read_text(encoding="utf-8")
     assert not re.search(r"@import|url\(|<script", html)
 
 
@@ -229,7 +229,7 @@ def test_the_page_can_be_navigated_and_read_aloud(page):
 
 
 def test_formulas_become_mathml(made):
-    html = (made / "reports/report.html").read_text(encoding="utf-8")
+    html = (made / "reports/notebook/report.html").read_text(encoding="utf-8")
     assert html.count("<math") > 20
     assert "\\frac" not in html
 

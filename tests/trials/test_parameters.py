@@ -13,7 +13,8 @@ from ruamel.yaml import YAML
 
 from pipeline.common.errors import PipelineError
 from pipeline.reporting.theory import count_parameters, list_layers
-from pipeline.trials.parameters import Cell, Parameters, load_parameters
+from pipeline.trials.parameters import Parameters, load_parameters
+from pipeline.trials.studies import Cell
 from tests.conftest import ROOT
 
 
