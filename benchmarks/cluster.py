@@ -21,7 +21,7 @@ from benchmarks.ledger import described
 from benchmarks.measure import Spread, spread
 from benchmarks.protocol import ROOT
 from benchmarks.ray_nodes import RayNodes, ray_nodes
-from pipeline.cluster.ray_cluster import RayCluster, Work
+from pipeline.cluster.ray_pool import RayPool, Work
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 from pipeline.common.files import replacing
@@ -30,9 +30,9 @@ from pipeline.images.cifar10 import IMAGE_SHAPE
 from pipeline.training.config import TrialConfig
 from pipeline.training.result import save_result
 from pipeline.trials.parameters import load_parameters
-from pipeline.trials.runner import run_trials_on
 from pipeline.workers.events import EpochEnded, Finished, Started
-from pipeline.workers.work import Tell, result_of
+from pipeline.workers.pool import run_trials
+from pipeline.workers.work import Send, result_of
 
 RESULTS = ROOT / "benchmarks/cluster.json"
 EPOCHS = 20
@@ -71,17 +71,17 @@ def work_that_takes(seconds: float, workers: int, meeting: Path) -> Work:
     The first trial of each worker process waits until as many workers have one: they leave a file each in the folder `meeting`.
     """
 
-    def work(key: str, config: TrialConfig, train: Examples, validation: Examples, results: Path, tell: Tell) -> None:
+    def work(key: str, config: TrialConfig, train: Examples, validation: Examples, results: Path, send: Send) -> None:
         _touch(train, validation)
         (meeting / str(os.getpid())).touch()
         while len(list(meeting.iterdir())) < workers:
             time.sleep(SECONDS_BETWEEN_LOOKS)
-        tell(Started(key, "a node"))
+        send(Started(key, "a node"))
         metrics = {f"metric_{number}": 0.5 for number in range(METRICS_PER_EPOCH)}
         history = [{"epoch": float(epoch), **metrics} for epoch in range(1, config.epochs + 1)]
         for epoch in history:
             time.sleep(seconds / len(history))
-            tell(EpochEnded(key, epoch, seconds / len(history)))
+            send(EpochEnded(key, epoch, seconds / len(history)))
         save_result(result_of(key, results), pd.DataFrame(history), Path.touch)
 
     return work
@@ -92,11 +92,11 @@ def _touch(*splits: Examples) -> None:
         examples.images[:: len(examples.images) // 100].sum()
 
 
-def run_waiting(crew: RayCluster, *, trials: int, epochs: int) -> float:
+def run_waiting(pool: RayPool, *, trials: int, epochs: int) -> float:
     """Run trials that wait; return the seconds from the first start to the last end."""
     config = load_parameters().trial_config("baseline", {"epochs": epochs}, seed=0)
     ended, began, finished = time.perf_counter(), None, 0
-    for event in chain.from_iterable(run_trials_on(crew, {f"{number:064x}": config for number in range(trials)})):
+    for event in chain.from_iterable(run_trials(pool, {f"{number:064x}": config for number in range(trials)})):
         began = began or time.perf_counter()
         if isinstance(event, Finished):
             finished += 1
@@ -108,18 +108,18 @@ def run_waiting(crew: RayCluster, *, trials: int, epochs: int) -> float:
 
 
 @contextmanager
-def open_waiting_crew(cluster: RayNodes, seconds: float, workers: int) -> Iterator[RayCluster]:
+def open_waiting_crew(cluster: RayNodes, seconds: float, workers: int) -> Iterator[RayPool]:
     """Connect to the cluster for trials that wait, and have every worker process started."""
     with (
         tempfile.TemporaryDirectory(prefix="meeting-") as meeting,
-        open_crew(cluster, work_that_takes(seconds, workers, Path(meeting))) as crew,
+        open_crew(cluster, work_that_takes(seconds, workers, Path(meeting))) as pool,
     ):
-        run_waiting(crew, trials=workers, epochs=1)
-        yield crew
+        run_waiting(pool, trials=workers, epochs=1)
+        yield pool
 
 
 @contextmanager
-def open_crew(cluster: RayNodes, work: Work | None = None) -> Iterator[RayCluster]:
+def open_crew(cluster: RayNodes, work: Work | None = None) -> Iterator[RayPool]:
     """Connect to the cluster, with arrays of CIFAR-10's size."""
     os.environ["RAY_ADDRESS"] = cluster.address
     with tempfile.TemporaryDirectory(prefix="cluster-") as folder:
@@ -127,17 +127,17 @@ def open_crew(cluster: RayNodes, work: Work | None = None) -> Iterator[RayCluste
             (Path(folder) / split).mkdir()
             np.save(Path(folder) / split / "images.npy", np.zeros((images, *IMAGE_SHAPE), np.uint8))
             np.save(Path(folder) / split / "labels.npy", np.zeros(images, np.uint8))
-        with closing(RayCluster(Path(folder), Path(folder) / "results", work)) as crew:
-            yield crew
+        with closing(RayPool(Path(folder), Path(folder) / "results", work)) as pool:
+            yield pool
 
 
 def measure_overhead(counts: tuple[int, ...] = TRIALS_TO_DO_NOTHING) -> list[dict[str, float]]:
     """Run trials that do nothing on one node with two workers: for each number of trials, the seconds and the milliseconds of each."""
     rows = []
-    with ray_nodes(cpus=2) as cluster, open_waiting_crew(cluster, 0.0, workers=2) as crew:
+    with ray_nodes(cpus=2) as cluster, open_waiting_crew(cluster, 0.0, workers=2) as pool:
         for count in counts:
             print(f"{count:,} trials that do nothing", flush=True)
-            seconds = run_waiting(crew, trials=count, epochs=1)
+            seconds = run_waiting(pool, trials=count, epochs=1)
             rows.append({"trials": count, "seconds": seconds, "ms_per_trial": 1000 * seconds / count})
     return rows
 
@@ -154,8 +154,8 @@ def measure_nodes(
             cpus = count * CPUS_PER_NODE
             trials = WAITING_TRIALS_PER_CPU * cpus
             print(f"{trials} trials that wait, on {count} nodes", flush=True)
-            with open_waiting_crew(cluster, seconds_each, workers=cpus) as crew:
-                seconds = spread([run_waiting(crew, trials=trials, epochs=EPOCHS) for _ in range(repeats)])
+            with open_waiting_crew(cluster, seconds_each, workers=cpus) as pool:
+                seconds = spread([run_waiting(pool, trials=trials, epochs=EPOCHS) for _ in range(repeats)])
             efficiency = WAITING_TRIALS_PER_CPU * seconds_each / seconds["median"]
             rows.append({"nodes": count, "cpus": cpus, "trials": trials, "seconds": seconds, "efficiency": efficiency})
     return rows
@@ -172,10 +172,10 @@ def measure_start(repeats: int = 3) -> dict[str, Spread]:
         with ray_nodes(cpus=0) as cluster:  # each time another: for seconds Ray would still send trials to a node that has gone
             cluster.add()
             began = time.perf_counter()
-            with open_crew(cluster) as crew:
+            with open_crew(cluster) as pool:
                 seconds["connect"].append(time.perf_counter() - began)
                 for name in ("first_trial", "second_trial"):
-                    seconds[name].append(_seconds_to_start(crew, name))
+                    seconds[name].append(_seconds_to_start(pool, name))
     return {name: spread(values) for name, values in seconds.items()}
 
 
@@ -183,8 +183,8 @@ def measure_trial(repeats: int = 2) -> dict[str, Spread]:
     """Seconds of one of the notebook's trainings with BN, and megabytes of what comes back of it, on a node of one CPU."""
     configs = {str(seed): load_parameters().trial_config("batch_norm", {}, seed) for seed in range(repeats)}
     seconds, megabytes, began = [], [], 0.0
-    with ray_nodes() as cluster, open_crew(cluster) as crew:
-        for event in chain.from_iterable(run_trials_on(crew, configs)):
+    with ray_nodes() as cluster, open_crew(cluster) as pool:
+        for event in chain.from_iterable(run_trials(pool, configs)):
             if isinstance(event, Started):
                 began = time.perf_counter()
             if isinstance(event, Finished):
@@ -193,10 +193,10 @@ def measure_trial(repeats: int = 2) -> dict[str, Spread]:
     return {"trial_s": spread(seconds), "result_mb": spread(megabytes)}
 
 
-def _seconds_to_start(crew: RayCluster, name: str) -> float:
+def _seconds_to_start(pool: RayPool, name: str) -> float:
     config = load_parameters().trial_config("baseline", {"epochs": 1, "hidden_units": [1], "training_images": 100}, seed=0)
     began, started = time.perf_counter(), float("nan")
-    for event in chain.from_iterable(run_trials_on(crew, {name: config})):
+    for event in chain.from_iterable(run_trials(pool, {name: config})):
         if isinstance(event, Started):
             started = time.perf_counter() - began
     return started

@@ -22,12 +22,14 @@ from claims.studies.parameters import load_claims
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 from pipeline.common.files import sha256_of
+from pipeline.images.arrays import PROCESSED
 from pipeline.reporting.tables import check_declared, read_committed
 from pipeline.training.result import TrialResult
 from pipeline.trials.parameters import load_parameters
-from pipeline.trials.runner import run_trials
 from pipeline.workers.events import Finished
+from pipeline.workers.local import LocalPool
 from pipeline.workers.lock import alone_with_trials
+from pipeline.workers.pool import run_trials
 from pipeline.workers.progress import TrialProgress
 
 DEFAULT_TRIALS = 2
@@ -81,9 +83,10 @@ def retrain(trials: list[CommittedTrial], folder: Path) -> list[TrialResult]:
     with (
         alone_with_trials(),
         TrialProgress({key: key for key in keys}, configs, {}) as progress,
-        closing(run_trials(configs, results=folder)) as happenings,
+        closing(LocalPool(len(configs), PROCESSED, folder)) as pool,
+        closing(run_trials(pool, configs)) as batches,
     ):
-        for event in chain.from_iterable(happenings):
+        for event in chain.from_iterable(batches):
             progress.show(event)
             if isinstance(event, Finished):
                 results[event.key] = event.result

@@ -10,9 +10,10 @@ from pipeline.common.errors import PipelineError
 from pipeline.common.files import replacing, sha256_of
 from pipeline.images.arrays import data_md5
 from pipeline.training.environment import write_environment
+from pipeline.trials.cells import with_labels
+from pipeline.trials.execution import Trials, complete, forget, open_ledger, trials_after, trials_of
 from pipeline.trials.key import TrialKeys
 from pipeline.trials.parameters import Parameters
-from pipeline.trials.study import Trials, complete, forget, label, open_ledger, trials_after, trials_of
 from pipeline.workers.lock import alone_with_trials
 from pipeline.workers.work import result_of
 
@@ -51,8 +52,8 @@ def run_study(parameters: Parameters, study: str) -> dict[str, pd.DataFrame]:
 
 
 def _gather(trials: Trials) -> dict[str, pd.DataFrame]:
-    histories = [label(trial, result_of(key).read_history()) for key, trial in trials.items()]
-    weights = [label(trial, pd.DataFrame({"sha256": [sha256_of(result_of(key).weights)]})) for key, trial in trials.items()]
+    histories = [with_labels(trial, result_of(key).read_history()) for key, trial in trials.items()]
+    weights = [with_labels(trial, pd.DataFrame({"sha256": [sha256_of(result_of(key).weights)]})) for key, trial in trials.items()]
     return {"history": pd.concat(histories), "weights": pd.concat(weights)}
 
 

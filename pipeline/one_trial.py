@@ -9,9 +9,9 @@ from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 from pipeline.common.parameters import explain
 from pipeline.images.arrays import data_md5
+from pipeline.trials.execution import Trial, complete, forget, open_ledger
 from pipeline.trials.key import trial_key
 from pipeline.trials.parameters import Parameters, load_parameters
-from pipeline.trials.study import Trial, complete, forget, open_ledger
 from pipeline.workers.lock import alone_with_trials
 from pipeline.workers.work import result_of
 

@@ -1,4 +1,4 @@
-"""What happens to trials while they are executed, as their runner tells it."""
+"""What happens to trials while they are executed."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from pipeline.training.result import TrialResult
 
 @dataclass(frozen=True)
 class Started:
-    """A worker on this host took the trial up."""
+    """A worker on this host began the trial."""
 
     key: str
     host: str
@@ -15,11 +15,11 @@ class Started:
 
 @dataclass(frozen=True)
 class EpochEnded:
-    """One epoch's metrics, and how long it took with its evaluation."""
+    """One epoch's metrics, and how many seconds it took with its evaluation, if that is known."""
 
     key: str
     metrics: dict[str, float]
-    seconds: float
+    seconds: float | None
 
 
 @dataclass(frozen=True)

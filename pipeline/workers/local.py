@@ -50,8 +50,14 @@ def worker_count() -> int:
     return int(asked)
 
 
-class LocalWorkers:
-    """Worker processes on the cores of this machine, and the trials that they have taken up."""
+class LocalPool:
+    """Worker processes on the cores of this machine.
+
+    Args:
+        trials: How many trials there will be; no more processes are started.
+        processed: The folder of the processed data.
+        results: The folder for the results of trials.
+    """
 
     def __init__(self, trials: int, processed: Path, results: Path) -> None:
         # Absolute: the fork server stays in the folder where it started.
@@ -62,21 +68,21 @@ class LocalWorkers:
         self._pool = self._open_pool()
         self._pending: dict[Future[None], Assignment] = {}
 
-    def take_up(self, assignment: Assignment) -> None:
-        """Have a trial executed, and again when its worker has died."""
-        if not self._pool.active:  # a worker died before it had taken up a trial
+    def submit(self, assignment: Assignment) -> None:
+        """Execute a trial, and again when its worker has died."""
+        if not self._pool.active:  # a worker died before it had begun a trial
             self._pool = self._open_pool()
         arguments = [assignment.key, assignment.config, self._processed, self._results]
-        self._pending[self._pool.schedule(_work, args=arguments)] = assignment
+        self._pending[self._pool.schedule(_execute, args=arguments)] = assignment
 
     def next_events(self) -> list[Event]:
-        """Wait a moment for something to happen, and give all that has, in order."""
-        # Looked up before the pipe is read, so that a trial's messages are told before its end.
+        """Wait a moment for something to happen, and return all that has, in order."""
+        # Looked up before the pipe is read, so that a trial's events come before its end.
         ended = [future for future in self._pending if future.done()]
         events: list[Event] = []
         while self._receiver.poll(0 if ended or events else POLL_SECONDS):
             events.append(self._receiver.recv())
-        return events + [self._end_of(self._pending.pop(future), _why_it_died(future)) for future in ended]
+        return events + [self._end_of(future, self._pending.pop(future)) for future in ended]
 
     def close(self) -> None:
         """Stop the workers."""
@@ -85,12 +91,17 @@ class LocalWorkers:
         self._sender.close()
         self._receiver.close()
 
-    def _end_of(self, assignment: Assignment, reason: str | None) -> Event:
-        if reason is None:
+    def _end_of(self, future: Future[None], assignment: Assignment) -> Event:
+        try:
+            future.result()
             return Finished(assignment.key, result_of(assignment.key, self._results))
+        except ProcessExpired as death:
+            reason = f"its worker died with exit code {death.exitcode}"
+        except BrokenProcessPool:
+            reason = "a worker died before it began"
         left = assignment.attempts - 1
         if left:
-            self.take_up(replace(assignment, attempts=left))
+            self.submit(replace(assignment, attempts=left))
         return Interrupted(assignment.key, reason, gives_up=not left)
 
     def _open_pool(self) -> ProcessPool:
@@ -98,13 +109,13 @@ class LocalWorkers:
 
 
 def call_in_worker(function: Any, *arguments: Any) -> Any:  # noqa: ANN401 - passes on what the function takes and gives
-    """Call a function in a process where TensorFlow is already imported, and return what it returns."""
+    """Call a function in a process that computes deterministically, with TensorFlow imported, and return what it returns."""
     with ProcessPool(1, context=_warm_context(), initializer=_prepare_worker, initargs=[None]) as pool:
         return pool.schedule(function, args=arguments).result()
 
 
 def warm_up() -> None:
-    """Let the fork server begin to import TensorFlow, and do not wait for it."""
+    """Begin to import TensorFlow in the fork server, without waiting for it."""
     _warm_context()
     forkserver.ensure_running()
 
@@ -141,16 +152,6 @@ def _keep_temporary_files_together() -> None:
     Finalize(None, shutil.rmtree, [folder], exitpriority=-101)  # -100 clears the fork server's own folder in it
 
 
-def _why_it_died(future: Future[None]) -> str | None:
-    try:
-        future.result()
-    except ProcessExpired as death:
-        return f"its worker died with exit code {death.exitcode}"
-    except BrokenProcessPool:
-        return "a worker died before it began"
-    return None
-
-
 _events: Connection | None = None
 
 
@@ -164,11 +165,11 @@ def _prepare_worker(events: Connection | None) -> None:
     settings.compute_deterministically()
 
 
-def _work(key: str, config: TrialConfig, processed: Path, results: Path) -> None:
-    work(key, config, load_examples("train", processed), load_examples("validation", processed), results, _tell)
+def _execute(key: str, config: TrialConfig, processed: Path, results: Path) -> None:
+    work(key, config, load_examples("train", processed), load_examples("validation", processed), results, _send)
 
 
-def _tell(event: Started | EpochEnded) -> None:
+def _send(event: Started | EpochEnded) -> None:
     # A message fits into what a pipe takes whole (4096 bytes), so workers need no lock that one could die holding.
     # When the driver is gone the pipe is broken, and the worker ends here instead of training for nobody.
     if _events is not None:

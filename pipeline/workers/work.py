@@ -1,4 +1,4 @@
-"""What a worker does with a trial, wherever it runs: train, tell of it, and write the result."""
+"""What a worker does with a trial, wherever it runs: train, send events, write the result."""
 
 import platform
 import time
@@ -13,7 +13,7 @@ from pipeline.training.config import TrialConfig
 from pipeline.training.result import TrialResult, save_result
 from pipeline.workers.events import EpochEnded, Started
 
-Tell = Callable[[Started | EpochEnded], None]
+Send = Callable[[Started | EpochEnded], None]
 
 
 FINISHED_TRIALS = Path(".trials")
@@ -33,7 +33,7 @@ class Assignment:
     attempts: int
 
 
-def work(key: str, config: TrialConfig, train: Examples, validation: Examples, results: Path, tell: Tell) -> None:
+def work(key: str, config: TrialConfig, train: Examples, validation: Examples, results: Path, send: Send) -> None:
     """Run the trial and write its result into the folder `results`; the process computes deterministically already."""
     from pipeline.training import trial  # here, since the driver does without TensorFlow
 
@@ -44,9 +44,9 @@ def work(key: str, config: TrialConfig, train: Examples, validation: Examples, r
         nonlocal began
         now = time.perf_counter()
         history.append(metrics)
-        tell(EpochEnded(key, metrics, now - began))
+        send(EpochEnded(key, metrics, now - began))
         began = now
 
-    tell(Started(key, platform.node()))
+    send(Started(key, platform.node()))
     model = trial.run_trial(config, train, validation, on_epoch)
     save_result(result_of(key, results), pd.DataFrame(history), model.save_weights)

@@ -18,8 +18,9 @@ from ruamel.yaml import YAML
 
 from benchmarks.ray_nodes import RAY, RayNodes, ray_nodes
 from pipeline.common.errors import PipelineError
-from pipeline.trials.runner import run_trials
+from pipeline.trials.execution import open_pool
 from pipeline.workers.events import EpochEnded, Finished, Interrupted, Started
+from pipeline.workers.pool import run_trials
 from tests.conftest import ROOT, kill_group, read_until, stage_environment
 
 pytestmark = pytest.mark.cluster
@@ -46,9 +47,9 @@ def long_trials(parameters):
     return {f"long-{seed}": parameters.trial_config("batch_norm", level, seed) for seed in (0, 1)}
 
 
-def events_of(*arguments, **named):
-    with closing(run_trials(*arguments, **named)) as happenings:
-        yield from chain.from_iterable(happenings)
+def events_of(trials, processed, results, runner="local"):
+    with closing(open_pool(runner, len(trials), processed, results)) as pool, closing(run_trials(pool, trials)) as batches:
+        yield from chain.from_iterable(batches)
 
 
 def hashes(events) -> dict[str, str]:
@@ -138,7 +139,7 @@ def test_a_node_that_computes_otherwise_is_named_and_gets_no_trial(cluster: RayN
 def test_no_trial_runs_where_no_node_computes_as_this_machine_does(
     cluster: RayNodes, trials, processed, tmp_path, monkeypatch, record_property
 ):
-    monkeypatch.setattr("pipeline.cluster.ray_cluster._comparable_environment", lambda: {"cpu": "another"})
+    monkeypatch.setattr("pipeline.cluster.ray_pool._comparable_environment", lambda: {"cpu": "another"})
     with pytest.raises(PipelineError, match=r"no node of the Ray cluster computes as this machine does .*cpu .*, on this machine another"):
         list(events_of(trials, processed, tmp_path / "ray", runner="ray"))
     record_property("nodes_refused", 1)

@@ -3,11 +3,13 @@
 import importlib
 import socket
 import sys
+from contextlib import closing
 
 import pytest
 
 from pipeline.common.errors import PipelineError
-from pipeline.trials.runner import run_trials
+from pipeline.trials.execution import open_pool
+from pipeline.workers.pool import run_trials
 
 
 @pytest.fixture
@@ -16,12 +18,13 @@ def trials(parameters):
 
 
 def run(trials, processed, tmp_path) -> None:
-    list(run_trials(trials, processed, tmp_path / "results", runner="ray"))
+    with closing(open_pool("ray", len(trials), processed, tmp_path / "results")) as pool:
+        list(run_trials(pool, trials))
 
 
 def test_without_ray_the_command_that_installs_it_is_named(trials, processed, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
-    monkeypatch.delitem(sys.modules, "pipeline.cluster.ray_cluster", raising=False)
+    monkeypatch.delitem(sys.modules, "pipeline.cluster.ray_pool", raising=False)
     with pytest.raises(PipelineError, match=r"runner: Ray is not installed; run `make cluster`, or set it to local"):
         run(trials, processed, tmp_path)
 

@@ -33,7 +33,9 @@ def write_data(root: Path, arms: Sequence[str], gain: float) -> None:
     counts = [[arm, actual, predicted, 6 if actual == predicted else 2] for arm in arms for actual in CLASSES for predicted in CLASSES]
     (root / "reports").mkdir(exist_ok=True)
     pd.DataFrame(rows).to_csv(root / "reports/notebook/history.csv", index=False)
-    pd.DataFrame(counts, columns=["arm", "actual", "predicted", "count"]).to_csv(root / "reports/notebook/confusion_matrix.csv", index=False)
+    pd.DataFrame(counts, columns=["arm", "actual", "predicted", "count"]).to_csv(
+        root / "reports/notebook/confusion_matrix.csv", index=False
+    )
 
 
 def _trials():

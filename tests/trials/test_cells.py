@@ -24,10 +24,10 @@ from pipeline.images.arrays import data_md5
 from pipeline.tracking.store import Ledger
 from pipeline.training.network import build_model
 from pipeline.training.result import DIVERGED_LOSS, diverged, save_result
-from pipeline.trials import study
+from pipeline.trials import cells, execution
+from pipeline.trials.cells import run_cell
 from pipeline.trials.key import trial_key
 from pipeline.trials.parameters import load_parameters
-from pipeline.trials.study import run_cell
 from pipeline.workers.events import EpochEnded
 from pipeline.workers.work import result_of
 from tests.conftest import ROOT, kill_workers, stage_environment
@@ -107,7 +107,7 @@ def test_logs_each_trial_as_a_run_with_its_model(project):
 def test_trains_nothing_that_is_in_the_ledger(project, monkeypatch):
     run_cell("train", "batch_norm", {}, project / "first")
     before = len(runs())
-    monkeypatch.setattr(study, "run_trials", None)
+    monkeypatch.setattr(execution, "run_trials", None)
     run_cell("train", "batch_norm", {}, project / "second")
     run_cell("batch_size_grid", "batch_norm", {"batch_size": 32}, project / "third")
     assert len(runs()) == before
@@ -143,7 +143,9 @@ def test_logs_at_the_next_start_what_could_not_be_logged(project, monkeypatch):
     assert kept
     started = []
     monkeypatch.setattr(
-        study, "run_trials", lambda configs, run=study.run_trials, **ahead: (started.extend(configs), run(configs, **ahead))[1]
+        execution,
+        "run_trials",
+        lambda pool, configs, run=execution.run_trials, **named: (started.extend(configs), run(pool, configs, **named))[1],
     )
     run_cell("train", "baseline", {}, project / "results")
     assert not set(kept) & set(started)
@@ -219,7 +221,7 @@ def test_a_trial_has_diverged_when_a_loss_is_no_number_or_training_ends_far_abov
 @pytest.mark.reliability
 def test_a_trial_that_loses_its_worker_every_time_is_named_and_the_others_are_kept(project, monkeypatch, record_property):
     change("trial", epochs=40, batch_size=4)
-    record, killed = study._Recorder.record, 0
+    record, killed = execution._Recorder.record, 0
 
     def record_and_kill(recorder, events):
         nonlocal killed
@@ -228,7 +230,7 @@ def test_a_trial_that_loses_its_worker_every_time_is_named_and_the_others_are_ke
         if "baseline-b4-s0" in [recorder.trials[key].name for key in first_epochs]:
             killed += kill_workers()
 
-    monkeypatch.setattr(study._Recorder, "record", record_and_kill)
+    monkeypatch.setattr(execution._Recorder, "record", record_and_kill)
     with pytest.raises(PipelineError, match=r"gave up after 3 attempts each: trial baseline-b4-s0 \(its worker died with exit code -9\)"):
         run_cell("train", "baseline", {}, project / "results")
     outcomes = sorted((run.info.run_name, run.info.status) for run in runs())
@@ -326,8 +328,8 @@ def test_a_damaged_leftover_is_not_trusted(project):
 
 def test_what_is_edited_while_trials_run_is_not_said_to_have_made_them(project, monkeypatch):
     keys = []
-    real = study.TrialKeys.of
-    monkeypatch.setattr(study.TrialKeys, "of", lambda *described: keys.append(real(*described)) or keys[-1])
+    real = cells.TrialKeys.of
+    monkeypatch.setattr(cells.TrialKeys, "of", lambda *described: keys.append(real(*described)) or keys[-1])
     run_cell("train", "baseline", {}, project / "results")
     assert len(keys) == 8  # once for each trial of this cell and the three after it, before any began
     assert {run.data.tags["trial_key"] for run in runs()} == set(keys[:2])

@@ -6,14 +6,15 @@ import tempfile
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 import pytest
 
 from pipeline.common.errors import PipelineError
-from pipeline.trials.runner import run_trials
 from pipeline.workers.events import EpochEnded, Finished, Interrupted, Started
-from pipeline.workers.local import worker_count
+from pipeline.workers.local import LocalPool, worker_count
+from pipeline.workers.pool import run_trials
 from tests.conftest import kill_workers
 
 
@@ -30,10 +31,13 @@ def long_trial(parameters):
     return parameters.trial_config("batch_norm", {"hidden_units": [64], "batch_size": 4, "epochs": 60}, seed=0)
 
 
-def events_of(*arguments, **named):
+def events_of(trials, processed, results, *, ahead=MappingProxyType({}), **named):
     """One event at a time."""
-    with closing(run_trials(*arguments, **named)) as happenings:
-        yield from chain.from_iterable(happenings)
+    with (
+        closing(LocalPool(len(trials) + len(ahead), processed, results)) as pool,
+        closing(run_trials(pool, trials, ahead=ahead, **named)) as batches,
+    ):
+        yield from chain.from_iterable(batches)
 
 
 def hashes(trials, processed, results) -> dict[str, str]:

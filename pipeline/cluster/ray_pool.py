@@ -1,4 +1,4 @@
-"""Trials as tasks of a Ray cluster: on the nodes that compute as this machine does, with the data placed once on each."""
+"""Trials as tasks of a Ray cluster, on the nodes that compute as this machine does. Each node gets the data once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.images.arrays import Examples, load_examples
 from pipeline.training.config import TrialConfig
 from pipeline.training.environment import computing_environment, kernel_variables
 from pipeline.workers.events import EpochEnded, Event, Finished, Interrupted, Started
-from pipeline.workers.work import Assignment, Tell, result_of, work
+from pipeline.workers.work import Assignment, Send, result_of, work
 
 try:
     import ray
@@ -42,7 +42,7 @@ SECONDS_BETWEEN_LOOKS = 2.0  # at the nodes of the cluster
 SECONDS_TO_ANSWER = 10.0
 PACKAGE = Path(__file__).parents[1]
 
-Work = Callable[[str, TrialConfig, Examples, Examples, Path, Tell], None]
+Work = Callable[[str, TrialConfig, Examples, Examples, Path, Send], None]
 
 
 class UnlikeNodeError(Exception):
@@ -54,11 +54,11 @@ class UnlikeNodeError(Exception):
         self.description = f"node {host}: {differences}"
 
 
-class RayCluster:
-    """A connection to the cluster at RAY_ADDRESS, and the trials that it has taken up.
+class RayPool:
+    """A connection to the cluster at RAY_ADDRESS.
 
-    A trial asks for one CPU, and for TRIAL_GPUS of a GPU where that is set. Nodes need the packages of this machine; the code
-    comes from here, and so do the data. Results come back here: only this process needs access to the ledger.
+    A trial asks for one CPU, and for TRIAL_GPUS of a GPU where that is set. Nodes need the packages of this machine; code and
+    data are sent to them. Results come back here, so only this process needs access to MLflow.
 
     Args:
         processed: The folder of the processed data.
@@ -75,11 +75,11 @@ class RayCluster:
         data = [load_examples(split, processed) for split in ("train", "validation")]
         _connect(_address())
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+        self._queue = ray.remote(EventQueue).options(num_cpus=0, scheduling_strategy=here).remote()
         # A node that runs a trial copies them into its shared memory once, for all of its workers.
         placed = [ray.put(replace(examples, images=np.asarray(examples.images), labels=np.asarray(examples.labels))) for examples in data]
-        self._arguments = [*placed, self._mailbox, _comparable_environment(), work or _train]
-        self._train = ray.remote(num_cpus=1, num_gpus=self._gpus)(_execute)
+        self._arguments = [*placed, self._queue, _comparable_environment(), work or train_on_node]
+        self._task = ray.remote(num_cpus=1, num_gpus=self._gpus)(_execute)
         self._pending: dict[Any, Assignment] = {}
         self._hosts: dict[str, str] = {}  # of the trials that have started
         self._unlike: dict[str, str] = {}  # descriptions of the nodes that get no trials
@@ -95,21 +95,21 @@ class RayCluster:
             self._slots, self._looked = slots, time.monotonic()
         return max(1, self._slots)
 
-    def take_up(self, assignment: Assignment) -> None:
-        """Have a trial executed; if its node is lost Ray starts it on another."""
+    def submit(self, assignment: Assignment) -> None:
+        """Execute a trial. If its node is lost, Ray starts it on another."""
         elsewhere = {NODE_LABEL: f"!in({','.join(self._unlike)})"} if self._unlike else None
         key, config = assignment.key, assignment.config
-        train = self._train.options(max_retries=assignment.attempts - 1, label_selector=elsewhere, name=f"trial {key[:8]}")
-        self._pending[train.remote(key, config, *self._arguments)] = assignment
+        task = self._task.options(max_retries=assignment.attempts - 1, label_selector=elsewhere, name=f"trial {key[:8]}")
+        self._pending[task.remote(key, config, *self._arguments)] = assignment
 
     def next_events(self) -> list[Event]:
-        """Wait a moment for something to happen, and give all that has, in order."""
+        """Wait a moment for something to happen, and return all that has, in order."""
         pending = list(self._pending)
         try:
             ray.wait(pending, timeout=POLL_SECONDS)
-            # Looked up before the mailbox is read, so that a trial's messages are told before its end.
+            # Looked up before the queue is read, so that a trial's events come before its end.
             ended, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
-            events = [event for told in ray.get(self._mailbox.take.remote()) for event in self._in_order(told)]
+            events = [event for sent in ray.get(self._queue.take.remote()) for event in self._with_restarts(sent)]
         except RayError as error:
             raise PipelineError(f"lost the Ray cluster ({reason(error)}); what was finished is kept, run again to go on") from None
         return events + [event for reference in ended for event in self._end_of(reference)]
@@ -125,13 +125,13 @@ class RayCluster:
         cpus = int(resources.get("CPU", 0))
         return min(cpus, int(resources.get("GPU", 0) / self._gpus)) if self._gpus else cpus
 
-    def _in_order(self, told: Started | EpochEnded) -> Iterator[Event]:
-        """A second start tells that the first worker was lost."""
-        if isinstance(told, Started):
-            if told.key in self._hosts:
-                yield Interrupted(told.key, f"its worker on {self._hosts[told.key]} was lost", gives_up=False)
-            self._hosts[told.key] = told.host
-        yield told
+    def _with_restarts(self, event: Started | EpochEnded) -> Iterator[Event]:
+        """A second start means that the first worker was lost."""
+        if isinstance(event, Started):
+            if event.key in self._hosts:
+                yield Interrupted(event.key, f"its worker on {self._hosts[event.key]} was lost", gives_up=False)
+            self._hosts[event.key] = event.host
+        yield event
 
     def _end_of(self, reference: Any) -> Iterator[Event]:  # noqa: ANN401 - Ray's references have no public type
         assignment = self._pending.pop(reference)
@@ -139,7 +139,7 @@ class RayCluster:
             files = ray.get(reference)
         except UnlikeNodeError as error:
             self._avoid(error)
-            self.take_up(assignment)
+            self.submit(assignment)
             return
         except RayTaskError as error:
             raise error.cause from error
@@ -166,20 +166,20 @@ class RayCluster:
             raise PipelineError(f"no node of the Ray cluster computes as this machine does ({unlike}); run this on a node like them")
 
 
-class Mailbox:
-    """An actor beside the driver: tasks put in what they have to tell, and the driver takes it out."""
+class EventQueue:
+    """An actor beside the driver: tasks put events in, and the driver takes them out."""
 
     def __init__(self) -> None:
-        self._told: list[Started | EpochEnded] = []
+        self._events: list[Started | EpochEnded] = []
 
-    def put(self, told: Started | EpochEnded) -> None:
-        """Keep a message."""
-        self._told.append(told)
+    def put(self, event: Started | EpochEnded) -> None:
+        """Add an event."""
+        self._events.append(event)
 
     def take(self) -> list[Started | EpochEnded]:
-        """Give all messages, in the order in which they came, and keep none."""
-        told, self._told = self._told, []
-        return told
+        """Return all events, in the order in which they came, and keep none."""
+        events, self._events = self._events, []
+        return events
 
 
 def _execute(
@@ -187,23 +187,19 @@ def _execute(
     config: TrialConfig,
     train: Examples,
     validation: Examples,
-    mailbox: Any,  # noqa: ANN401 - Ray's handles have no public type
+    queue: Any,  # noqa: ANN401 - Ray's handles have no public type
     expected: dict[str, str],
     work: Work,
 ) -> dict[str, bytes]:
     """Execute a trial on a node, and return the files of its result by name."""
-    _check_like(expected)
-    with tempfile.TemporaryDirectory(prefix="trial-") as folder:
-        # In ray.get a task would give up its CPU while it waits, and Ray would begin one trial more than there are CPUs.
-        work(key, config, train, validation, Path(folder), lambda told: mailbox.put.remote(told).future().result())
-        return {path.name: path.read_bytes() for path in sorted(result_of(key, Path(folder)).folder.iterdir())}
-
-
-def _check_like(expected: dict[str, str]) -> None:
     own = _comparable_environment()
     if names := [name for name in sorted({*own, *expected}) if own.get(name) != expected.get(name)]:
         differences = "; ".join(f"{name} {own.get(name, 'none')}, on this machine {expected.get(name, 'none')}" for name in names)
         raise UnlikeNodeError(ray.get_runtime_context().get_node_id(), platform.node(), differences)
+    with tempfile.TemporaryDirectory(prefix="trial-") as folder:
+        # In ray.get a task would give up its CPU while it waits, and Ray would begin one trial more than there are CPUs.
+        work(key, config, train, validation, Path(folder), lambda event: queue.put.remote(event).future().result())
+        return {path.name: path.read_bytes() for path in sorted(result_of(key, Path(folder)).folder.iterdir())}
 
 
 @cache
@@ -212,9 +208,10 @@ def _comparable_environment() -> dict[str, str]:
     return {name: value for name, value in computing_environment().items() if name != HIDDEN_GPUS}
 
 
-def _train(key: str, config: TrialConfig, train: Examples, validation: Examples, results: Path, tell: Tell) -> None:
+def train_on_node(key: str, config: TrialConfig, train: Examples, validation: Examples, results: Path, send: Send) -> None:
+    """Train as a local worker does."""
     _compute_deterministically()
-    work(key, config, train, validation, results, tell)
+    work(key, config, train, validation, results, send)
 
 
 @cache

@@ -1,0 +1,74 @@
+"""A stage that trains: it completes one cell of a study and writes its tables and weights."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.common.errors import PipelineError
+from pipeline.common.files import replacing
+from pipeline.common.statistics import summarize
+from pipeline.images.arrays import data_md5, load_examples
+from pipeline.training.result import diverged
+from pipeline.trials.execution import Trial, complete, forget, open_ledger, trials_after, trials_of
+from pipeline.trials.key import TrialKeys
+from pipeline.trials.parameters import load_parameters
+from pipeline.trials.studies import Level
+from pipeline.workers.local import call_in_worker
+from pipeline.workers.lock import alone_with_trials
+from pipeline.workers.work import result_of
+
+
+def run_cell(study: str, arm: str, level: Level, output: Path) -> None:
+    """Write the history, metrics and weights of one arm at one level, over the study's seeds, to the folder `output`.
+
+    Raises:
+        PipelineError: The study, arm or level is not declared in params.yaml, data is missing, the tracking store is out of
+            reach, or a trial failed. Finished trials are kept and not run again.
+    """
+    parameters, keys, cell = load_parameters(), TrialKeys(data_md5()), (study, arm, level)
+    if cell not in list(parameters.cells()):
+        raise PipelineError(f"params.yaml: studies.{study}: has no arm '{arm}' at level {level}, which this stage needs; declare it there")
+    trials = trials_of(parameters, cell, keys)
+    with alone_with_trials(), open_ledger(parameters.runner) as ledger:
+        run_ids = complete(ledger, trials, ahead=trials_after(parameters, cell, keys), runner=parameters.runner)
+        if parameters.studies[study].log_models:
+            from pipeline.tracking.models import log_models  # here, since it imports TensorFlow
+
+            without = ledger.without_model(run_ids[key] for key in trials)
+            models = {run_ids[key]: (trial.config, result_of(key).weights.resolve()) for key, trial in trials.items()}
+            missing = {run_id: model for run_id, model in models.items() if run_id in without}
+            train = load_examples("train")
+            if missing:
+                call_in_worker(log_models, ledger.tracking_uri, missing, train.image_shape, len(train.classes))
+        _write_cell(trials, output)
+        forget(trials)
+
+
+def _write_cell(trials: Mapping[str, Trial], output: Path) -> None:
+    histories = {key: result_of(key).read_history() for key in trials}
+    with replacing(output) as temporary:
+        (temporary / "weights").mkdir(parents=True)
+        table = pd.concat([with_labels(trials[key], history) for key, history in histories.items()])
+        table.to_csv(temporary / "history.csv", index=False)
+        metrics = json.dumps(_summarize(list(histories.values())), indent=2, sort_keys=True) + "\n"
+        (temporary / "metrics.json").write_text(metrics, encoding="utf-8")
+        for key, trial in trials.items():
+            shutil.copyfile(result_of(key).weights, temporary / "weights" / f"seed-{trial.config.seed}.weights.h5")
+
+
+def with_labels(trial: Trial, table: pd.DataFrame) -> pd.DataFrame:
+    """Return a trial's table with what tells it from the others of its study: arm, batch size, level and seed. A list is text."""
+    level = {name: str(value) if isinstance(value, list) else value for name, value in trial.level.items()}
+    labels = {"arm": trial.arm, "batch_size": trial.config.batch_size, **level, "seed": trial.config.seed}
+    return pd.concat([pd.DataFrame(labels, index=table.index), table], axis=1)
+
+
+def _summarize(histories: list[pd.DataFrame]) -> dict[str, Any]:
+    """Return mean, sample SD and n over seeds of each metric's last value, diverged trials apart."""
+    last = pd.DataFrame([history.iloc[-1] for history in histories if not diverged(history)]).drop(columns="epoch", errors="ignore")
+    return {**{str(name): asdict(summarize(last[name])) for name in last}, "diverged": sum(map(diverged, histories))}
