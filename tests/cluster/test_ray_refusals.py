@@ -65,10 +65,10 @@ def test_where_nobody_answers_it_is_told_soon(trials, processed, tmp_path, monke
 @pytest.mark.cluster
 def test_a_gpu_that_trials_would_not_get_is_not_passed_over(trials, processed, tmp_path, monkeypatch):
     importlib.import_module("ray")
-    from pipeline.cluster import ray_cluster
+    from pipeline.cluster import ray_pool
 
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(ray_cluster, "computing_environment", lambda: {"gpu": "NVIDIA A100"})
+    monkeypatch.setattr(ray_pool, "computing_environment", lambda: {"gpu": "NVIDIA A100"})
     with pytest.raises(PipelineError, match=r"this machine has a GPU, .*set TRIAL_GPUS to the part of it that a trial gets"):
         run(trials, processed, tmp_path)

@@ -1,10 +1,11 @@
 import shutil
+from pathlib import Path
 
 import pytest
 
 from pipeline.training import environment
 from pipeline.trials import key as module
-from pipeline.trials.key import code_fingerprint, imported_modules, trial_key
+from pipeline.trials.key import code_fingerprint, trial_key
 
 
 @pytest.fixture
@@ -17,7 +18,9 @@ def package(tmp_path, monkeypatch):
     """A copy of the package whose code can be changed."""
     shutil.copytree(module.PACKAGE, tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(module, "PACKAGE", tmp_path / "pipeline")
-    return tmp_path / "pipeline"
+    code_fingerprint.cache_clear()
+    yield tmp_path / "pipeline"
+    code_fingerprint.cache_clear()
 
 
 def test_equal_trials_have_equal_keys(config):
@@ -53,22 +56,44 @@ def test_other_kernels_have_another_key(config, monkeypatch):
     assert trial_key(config, "0" * 32) != before
 
 
-def test_code_that_training_runs_counts(config, package):
-    before = trial_key(config, "0" * 32)
-    path = package / "optimizer.py"
-    path.write_text(path.read_text().replace("self.iterations + 1", "self.iterations + 2"))
-    assert trial_key(config, "0" * 32) != before
+@pytest.mark.parametrize(
+    ("path", "before", "after"),
+    [
+        ("training/optimizer.py", "self.iterations + 1", "self.iterations + 2"),
+        ("training/metric_names.py", "10_000", "9_000"),
+        ("images/arrays.py", "images[:count]", "images[-count:]"),
+    ],
+)
+def test_code_that_decides_bits_counts(config, package, path, before, after):
+    key = trial_key(config, "0" * 32)
+    edit(package / path, before, after)
+    assert trial_key(config, "0" * 32) != key
 
 
-def test_comments_and_code_that_training_does_not_run_do_not_count(config, package):
-    before = trial_key(config, "0" * 32)
-    for name, addition in [("trial.py", "\n# a remark\n"), ("report.py", "\nprint()\n"), ("parameters.py", "\nprint()\n")]:
-        path = package / name
-        path.write_text(path.read_text() + addition)
-    assert trial_key(config, "0" * 32) == before
+def test_a_new_module_among_them_counts(config, package):
+    key = trial_key(config, "0" * 32)
+    (package / "training/another.py").write_text("RATE = 1\n")
+    code_fingerprint.cache_clear()
+    assert trial_key(config, "0" * 32) != key
 
 
-def test_knows_what_training_imports():
-    assert {"trial", "model", "optimizer", "seeds", "dataset", "trial_config"} <= imported_modules("trial")
-    assert not {"tracking", "runner", "report", "parameters"} & imported_modules("trial")
-    assert code_fingerprint("seeds") != code_fingerprint()
+@pytest.mark.parametrize(
+    ("path", "before", "after"),
+    [
+        ("training/trial.py", "import math", "import math  # a remark"),
+        ("training/trial.py", "Train as `config` says", "Train just as `config` says"),
+        ("trials/parameters.py", "100_000", "90_000"),
+        ("images/cifar10.py", "airplane", "aeroplane"),
+    ],
+)
+def test_comments_docstrings_and_code_that_decides_no_bits_do_not_count(config, package, path, before, after):
+    key = trial_key(config, "0" * 32)
+    edit(package / path, before, after)
+    assert trial_key(config, "0" * 32) == key
+
+
+def edit(path: Path, before: str, after: str) -> None:
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+    code_fingerprint.cache_clear()
