@@ -13,10 +13,9 @@ from benchmarks.figures import LABELS, best, by_growth, contender_label, growth,
 from benchmarks.steps import REFERENCE_BATCH_SIZE
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
+from pipeline.pages.generated import FIGURES, check_files, update_page, write_files
 from pipeline.pages.plotting import draw
 from pipeline.pages.wording import percent
-from pipeline.report import FIGURES, check_files, write_files
-from pipeline.reporting.readme import update_page
 
 Json = dict[str, Any]
 

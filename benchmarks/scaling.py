@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from benchmarks.report import Json, render
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
+from pipeline.pages.generated import check_files, update_page, write_files
 from pipeline.pages.plotting import ARM_COLOURS, GREY, draw
-from pipeline.report import check_files, write_files
-from pipeline.reporting.readme import update_page
 
 PAGE = Path("docs/scaling.md")
 FIGURE = "figures/scaling.svg"

@@ -14,7 +14,7 @@ from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 from pipeline.common.parameters import PARAMETERS_FILE
 from pipeline.common.strict_yaml import read_yaml
-from pipeline.reporting.readme import update_page
+from pipeline.pages.generated import update_page
 
 PAGE = Path("docs/architecture.md")
 BEGIN = "<!-- picture: made by python -m checks.architecture -->"

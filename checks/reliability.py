@@ -11,7 +11,7 @@ from junitparser import JUnitXml, Properties, TestCase
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 from pipeline.common.files import replacing
-from pipeline.reporting.readme import README, update_page
+from pipeline.pages.generated import README, update_page
 
 
 class Survey(NamedTuple):

@@ -27,7 +27,8 @@ from claims.studies.parameters import CLAIMS_FILE, RESULTS, load_claims
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 from pipeline.common.files import replacing
-from pipeline.reporting.readme import METRICS, read_metrics
+from pipeline.common.tables import read_json
+from pipeline.reporting.readme import METRICS
 from pipeline.reporting.tables import read_committed
 from pipeline.trials.parameters import load_parameters
 
@@ -123,9 +124,9 @@ def _read_trials(root: Path) -> tuple[pd.DataFrame, dict[str, CommittedTrial]]:
 
 def _read_metrics(root: Path) -> dict[str, Any]:
     """Give the figures of the report, and the effect of each claim that is not measured in seconds."""
-    rows = read_metrics(root / VERDICTS)["claims"] if CLAIMS in built_pipelines(root) else []
+    rows = read_json(root / VERDICTS, "claims/dvc.yaml:verdicts")["claims"] if CLAIMS in built_pipelines(root) else []
     effects = {row["id"]: {name: row[name] for name in EFFECT if row[name] is not None} for row in rows if row["kind"] != "timed"}
-    return {**read_metrics(root / METRICS), "claims": effects}
+    return {**read_json(root / METRICS, "report"), "claims": effects}
 
 
 def _compare_metrics(committed: Path, rebuilt: Path, *, exactly: bool) -> Iterator[Row]:

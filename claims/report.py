@@ -17,11 +17,11 @@ from claims.reporting.findings import Findings, Verdict, read_findings
 from claims.studies.parameters import load_claims
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
+from pipeline.pages.generated import FIGURES, check_files, write_files
 from pipeline.pages.html import make_page
 from pipeline.pages.plotting import draw
 from pipeline.pages.rendering import make_environment
 from pipeline.pages.wording import Figures
-from pipeline.report import FIGURES, check_files, write_files
 from pipeline.reporting.theory import count_parameters, list_layers
 from pipeline.training.result import DIVERGED_LOSS
 from pipeline.trials.notebook import BASELINE

@@ -8,9 +8,8 @@ from typing import Any
 import pandas as pd
 
 from pipeline.common.command import run
-from pipeline.common.errors import PipelineError
-from pipeline.common.files import replacing
 from pipeline.common.parameters import flatten
+from pipeline.pages.generated import FIGURES, REPORTS, check_files, write_files
 from pipeline.pages.html import make_page
 from pipeline.pages.plotting import draw
 from pipeline.pages.rendering import render
@@ -24,7 +23,7 @@ from pipeline.reporting.summary import (
     reference_size,
     summarize_results,
 )
-from pipeline.reporting.tables import REPORTS, Tables, check_declared, read_committed, read_stage_outputs
+from pipeline.reporting.tables import Tables, check_declared, read_committed, read_stage_outputs
 from pipeline.tracking.store import Ledger
 from pipeline.tracking.views import describe_experiment
 from pipeline.training.metric_names import TRAIN_EVAL_EXAMPLES
@@ -32,7 +31,7 @@ from pipeline.training.result import DIVERGED_LOSS
 from pipeline.trials.notebook import BASELINE, BATCH_NORM, GRID, TRAIN
 from pipeline.trials.parameters import Parameters, load_parameters
 
-FIGURES = "figures"
+TEMPLATES = Path(__file__).parent / "reporting/templates"
 
 
 def main() -> None:
@@ -58,7 +57,7 @@ def make_report(parameters: Parameters, tables: Tables) -> dict[str, str]:
     results = derive_results(tables)
     metrics = summarize_results(results, parameters)
     svgs = draw_figures(parameters, results)
-    markdown = render("report.md", **describe(parameters, results, metrics))
+    markdown = render("report.md", TEMPLATES, **describe(parameters, results, metrics))
     return {
         **svgs,
         **tables.as_files(),
@@ -128,31 +127,6 @@ def describe(parameters: Parameters, results: Results, metrics: Metrics) -> dict
         "class_extremes": {arm: find_class_extremes(results.per_class, arm) for arm in (BASELINE, BATCH_NORM)},
         "largest_confusion": {arm: find_largest_confusion(results.confusion_matrix, arm) for arm in (BASELINE, BATCH_NORM)},
     }
-
-
-def check_files(files: dict[str, str], folder: Path, remedy: str = "run `dvc repro --force report`") -> None:
-    """Compare each file with what stands in the folder.
-
-    Raises:
-        PipelineError: one differs, is missing or does not belong there; all are named.
-    """
-    there = {str(path.relative_to(folder)) for path in (*map(folder.joinpath, files), *(folder / FIGURES).iterdir()) if path.exists()}
-    unlike = {name for name in there & files.keys() if (folder / name).read_bytes() != files[name].encode()}
-    if names := sorted(unlike | (there ^ files.keys())):
-        raise PipelineError(f"{folder}: {', '.join(names)}: not what the measurements beside them give; {remedy}")
-
-
-def write_files(files: dict[str, str], folder: Path) -> None:
-    """Write each file whole; figures of an earlier report go."""
-    with replacing(folder / FIGURES) as temporary:
-        temporary.mkdir()
-        for name, text in files.items():
-            if name.startswith(f"{FIGURES}/"):
-                (temporary / Path(name).name).write_text(text, encoding="utf-8")
-    for name, text in files.items():
-        if not name.startswith(f"{FIGURES}/"):
-            with replacing(folder / name) as path:
-                path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from claims.studies.parameters import RESULTS, STUDIES, ClaimsParameters
 from claims.studies.tables import DTYPES, read_histories, read_mechanism, read_study, read_timing, remedy
 from pipeline.common.errors import PipelineError
 from pipeline.common.parameters import explain
-from pipeline.reporting.tables import REPORTS, read_profile, read_table
+from pipeline.common.tables import read_json, read_table
+from pipeline.pages.generated import REPORTS
 
 VERDICTS = RESULTS / "verdicts.json"
 PUBLISHED = Path("claims/published.csv")
@@ -115,7 +116,7 @@ def read_findings(parameters: ClaimsParameters) -> Findings:
         mechanisms={name: read_mechanism(name) for name in MECHANISM_COLUMNS},
         published=read_table(PUBLISHED, PUBLISHED_COLUMNS, "take it back from git", DTYPES),
         tested=read_table(REPORTS / "test_trials.csv", ["arm", "seed", "accuracy"], "run `dvc repro report` to make it"),
-        training_images=sum(read_profile(REPORTS / "data_profile.json", "report")["classes"]["train"].values()),
+        training_images=sum(read_json(REPORTS / "data_profile.json", "report")["classes"]["train"].values()),
     )
 
 

@@ -6,7 +6,7 @@ from claims.report import describe_ledger, render_claims
 from claims.reporting.findings import read_findings
 from claims.studies.parameters import load_claims
 from pipeline.common.command import run
-from pipeline.reporting.readme import update_page
+from pipeline.pages.generated import update_page
 
 BEGIN = "<!-- verdicts: made by python -m claims.reporting.readme -->"
 END = "<!-- end of verdicts -->"

@@ -7,7 +7,7 @@ import pandas as pd
 
 from claims.probes.columns import MECHANISM_COLUMNS, TIMING_COLUMNS
 from claims.studies.parameters import EXACT, RESULTS, STUDIES, TIMED
-from pipeline.reporting.tables import read_table
+from pipeline.common.tables import read_table
 
 STUDY_DTYPES = {"arm": "str", "batch_size": "int64", "seed": "int64", "epoch": "int64", "sha256": "str", "diverged": "bool"}
 TEXT = ("what", "arm", "direction", "check", "passes", "source", "url", "network", "metric")

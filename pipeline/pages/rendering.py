@@ -1,4 +1,4 @@
-"""Templates filled with figures and their wording."""
+"""Fills jinja templates. The filters put numbers into words."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,15 +22,15 @@ FILTERS = (
 )
 
 
-def render(template: str, **context: object) -> str:
-    """Fill `templates/<template>.jinja`; a name that nothing defines is an error."""
-    return make_environment().get_template(f"{template}.jinja").render(context)
+def render(template: str, folder: Path = TEMPLATES, /, **context: object) -> str:
+    """Fill `<folder>/<template>.jinja`. A name that nothing defines is an error."""
+    return make_environment(folder).get_template(f"{template}.jinja").render(context)
 
 
-def make_environment(*before: Path, filters: Iterable[Callable[..., object]] = ()) -> Environment:
-    """Make an environment for these templates and filters; those of folders `before` and of `filters` come first."""
+def make_environment(*folders: Path, filters: Iterable[Callable[..., object]] = ()) -> Environment:
+    """Make an environment for the templates of `folders` and of this room. `filters` are added to those of this room."""
     environment = Environment(
-        loader=FileSystemLoader([*before, TEMPLATES]),
+        loader=FileSystemLoader([*folders, TEMPLATES]),
         autoescape=select_autoescape(["html.jinja"]),
         undefined=StrictUndefined,
         trim_blocks=True,

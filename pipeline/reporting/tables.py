@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import pandas as pd
 
 from pipeline.common.errors import PipelineError
 from pipeline.common.files import sha256_of
+from pipeline.common.tables import read_json, read_table
+from pipeline.pages.generated import REPORTS
 from pipeline.training.result import diverged
 from pipeline.trials.notebook import GRID, TRAIN
 from pipeline.trials.parameters import Parameters
@@ -19,7 +21,6 @@ from pipeline.trials.parameters import Parameters
 RESULTS = Path("results")
 EVALUATION = RESULTS / "evaluate"
 PROFILE = Path("data/processed/profile.json")
-REPORTS = Path("reports/notebook")
 
 TRIAL = ["arm", "batch_size", "seed"]
 STORED = ["val_loss", "val_accuracy"]
@@ -32,10 +33,6 @@ EVALUATION_COLUMNS = {
 }
 WEIGHTS_COLUMNS = ["study", *TRIAL, "sha256"]
 INPUTS_COLUMNS = ["path", "md5"]
-# Every other column is measured.
-TEXT = ("study", "arm", "class", "actual", "predicted", "reference", "sha256", "path", "md5")
-WHOLE_NUMBERS = ("batch_size", "seed", "epoch", "support", "count")
-DTYPES = defaultdict(lambda: "float64", dict.fromkeys(TEXT, "str") | dict.fromkeys(WHOLE_NUMBERS, "int64"))
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ def read_stage_outputs(parameters: Parameters) -> Tables:
             name: read_table(EVALUATION / f"{name}.csv", columns, "run `dvc repro evaluate` to make it")
             for name, columns in EVALUATION_COLUMNS.items()
         },
-        profile=read_profile(PROFILE, "preprocess"),
+        profile=read_json(PROFILE, "preprocess"),
     )
 
 
@@ -94,7 +91,7 @@ def read_committed(folder: Path = REPORTS) -> Tables:
         evaluation={
             name: read_table(folder / f"{_name_in_reports(name)}.csv", columns, remedy) for name, columns in EVALUATION_COLUMNS.items()
         },
-        profile=read_profile(folder / "data_profile.json", "report"),
+        profile=read_json(folder / "data_profile.json", "report"),
     )
 
 
@@ -163,37 +160,3 @@ def _check_trials(path: Path, histories: pd.DataFrame, labels: list[str], epochs
             raise PipelineError(f"{path}: epochs of {name}, do not count up from 1; run `dvc repro --force`")
         if len(trial) != epochs[key] and not diverged(trial):
             raise PipelineError(f"{path}: {name}, has {len(trial)} epochs where params.yaml says {epochs[key]}; run `dvc repro`")
-
-
-def read_table(path: Path, columns: list[str], remedy: str, dtypes: Mapping[str, str] = DTYPES) -> pd.DataFrame:
-    """Read a table of what was measured; columns without a type in `dtypes` get the one that fits them.
-
-    Raises:
-        PipelineError: it is missing, no such table, or lacks one of `columns`.
-    """
-    try:
-        table = pd.read_csv(path, dtype=dtypes, keep_default_na=False, na_values=[""])  # an arm may be named nan
-    except FileNotFoundError:
-        raise PipelineError(f"{path}: not found; {remedy}") from None
-    except (ValueError, OverflowError) as error:
-        raise PipelineError(f"{path}: not a table of what was measured ({' '.join(str(error).split())}); {remedy}") from None
-    if missing := [column for column in columns if column not in table]:
-        raise PipelineError(f"{path}: has no column {', '.join(missing)}; {remedy}")
-    return table
-
-
-def read_profile(path: Path, stage: str) -> dict[str, Any]:
-    """Read what `preprocess` says of the data, as the stage left it or as the report keeps it.
-
-    Raises:
-        PipelineError: it is missing, or not as its stage writes it.
-    """
-    try:
-        profile = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PipelineError(f"{path}: not found; run `dvc repro {stage}` to make it") from None
-    except ValueError:
-        raise PipelineError(f"{path}: not valid JSON; run `dvc repro --force {stage}`") from None
-    if not isinstance(profile, dict):
-        raise PipelineError(f"{path}: should be a JSON object; run `dvc repro --force {stage}`")
-    return profile

@@ -50,7 +50,8 @@ def _prepare(candidate: Candidate, trials: Trials, tested: pd.DataFrame, linear:
     metrics = {"val_accuracy": candidate.val_accuracy, "test_accuracy": row["accuracy"], "test_loss": row["loss"]}
     key = trial_key(config, md5)
     card = render(
-        "model_card.md", candidate=candidate, metrics=metrics, linear=linear, form=form.description, trial_key=key, data_md5=md5,
+        "model_card.md", Path(__file__).parent,
+        candidate=candidate, metrics=metrics, linear=linear, form=form.description, trial_key=key, data_md5=md5,
         calibration_error=row["expected_calibration_error"], settings=list(flatten(config.model_dump())),
         arm_test_accuracy=summarize(tested.loc[tested["arm"] == candidate.arm, "accuracy"]),
     )  # fmt: skip
