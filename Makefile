@@ -9,8 +9,8 @@ unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME VIRTUAL_ENV
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-LOCK := $(if $(GPU),requirements-gpu.lock,requirements.lock)
-READY := $(VENV)/.ready$(if $(GPU),-gpu)
+LOCK := requirements.lock
+READY := $(VENV)/.ready
 CLUSTER_LOCK := requirements-cluster.lock
 CLUSTER_READY := $(VENV)/.ready-cluster
 PEERS := .venv-bench
@@ -29,13 +29,13 @@ help: ## list the targets
 
 # The stamp holds the lock's checksum: the environment is made again when the lock changes, and only then.
 $(READY): $(LOCK)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; run make PYTHON=python3.11 ...")'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "error: Python 3.11, 3.12 or 3.13 is needed, this is " + sys.version.split()[0] + "; run make PYTHON=python3.11 ...")'
 	@if ! sha256sum $(LOCK) | cmp -s - $@; then \
 	  set -e; echo "making $(VENV) from $(LOCK) (1 to 4 minutes, once)"; \
 	  rm -rf $(VENV); $(PYTHON) -m venv $(VENV); \
 	  { $(VENV)/bin/pip install --quiet --disable-pip-version-check uv && \
 	    $(VENV)/bin/uv pip install --quiet --system-certs --python $(VENV)/bin/python --require-hashes --compile-bytecode -r $(LOCK); } || \
-	  { echo "uv did not work here; going on with pip"; \
+	  { echo "uv did not work here; using pip instead"; \
 	    $(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --compile -r $(LOCK); }; \
 	  sha256sum $(LOCK) > $@; \
 	else touch $@; fi
@@ -45,13 +45,13 @@ $(CLUSTER_READY): $(READY) $(CLUSTER_LOCK)
 	@if ! sha256sum $(CLUSTER_LOCK) | cmp -s - $@; then \
 	  set -e; echo "adding $(CLUSTER_LOCK) to $(VENV)"; \
 	  { $(VENV)/bin/uv pip install --quiet --system-certs --python $(VENV)/bin/python --require-hashes --compile-bytecode -r $(CLUSTER_LOCK); } || \
-	  { echo "uv did not work here; going on with pip"; \
+	  { echo "uv did not work here; using pip instead"; \
 	    $(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --compile -r $(CLUSTER_LOCK); }; \
 	  sha256sum $(CLUSTER_LOCK) > $@; \
 	else touch $@; fi
 
 # DVC would fail without this page once its configuration names it, so the name goes into the part that is not committed.
-$(PLOTS_PAGE): $(READY) pipeline/plots_page.py
+$(PLOTS_PAGE): $(READY) pipeline/pages/plots.py
 	@python -m pipeline.pages.plots $@
 	@dvc config --local plots.html_template $(notdir $@)
 
@@ -62,20 +62,20 @@ setup: $(READY) $(PLOTS_PAGE) ## make the environment (.venv) from the lock
 
 .PHONY: repro
 repro: setup ## fetch, train, evaluate and report whatever is not up to date
-	@python -m pipeline.trials.parameters
+	@python -m checks.parameters
 	@dvc repro
 	@python -m checks.environment
 	@python -m pipeline.reporting.readme
 
 .PHONY: claims
 claims: setup ## measure what the notebook claims, after `make repro`: study by study, verdicts, report (half an hour and more)
-	@python -m claims.studies.parameters
+	@python -m checks.parameters
 	@dvc repro claims/dvc.yaml
 	@python -m claims.reporting.readme
 
 .PHONY: verdicts
 verdicts: setup ## judge the claims anew by what was measured, and write their report: needs no data, trains nothing
-	@python -m claims.studies.parameters
+	@python -m checks.parameters
 	@dvc repro --allow-missing claims/dvc.yaml:report
 	@python -m claims.reporting.readme
 
@@ -105,10 +105,6 @@ compare: setup ## compare the arms of STUDY=train in the terminal (FORMAT=table,
 .PHONY: serve
 serve: setup ## answer requests with the best model, on http://127.0.0.1:5001 (PORT=... for another)
 	@python -m pipeline.serving.serve --port $(or $(PORT),5001)
-
-.PHONY: plots
-plots: setup ## draw curves and confusion matrices by `dvc plots show`, in a page that needs no network; says where it is
-	@dvc plots show
 
 ##@ Test
 
@@ -145,8 +141,8 @@ resilience: setup ## kill, cut off and fill up whatever can be (a quarter of an 
 	@python -m checks.reliability resilience.xml
 
 .PHONY: lint
-lint: setup ## check style, types and, where there is npm, the workflows
-	@ruff check . && ruff format --check . && mypy
+lint: setup ## check style, types, the arrows between rooms and, where there is npm, the workflows
+	@ruff check . && ruff format --check . && mypy && lint-imports --no-logo
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory lint-workflows; else echo "npm not found, so the workflows were not checked"; fi
 
 .PHONY: lint-workflows
@@ -229,15 +225,9 @@ $(PEERS)/.ready: benchmarks/requirements.lock
 
 ##@ Change the code
 
-.PHONY: hooks
-hooks: setup ## check style, types and parameters before each commit
-	@pre-commit install
-
 .PHONY: lock
 lock: setup ## pin the requirements anew into the locks
 	@uv pip compile --quiet --universal --no-header --generate-hashes --python-version 3.11 requirements.in -o requirements.lock
-	@sed -E 's/^tensorflow-cpu==([^ ]*)/tensorflow[and-cuda]==\1/' requirements.in | \
-	  uv pip compile --quiet --universal --no-header --generate-hashes --python-version 3.11 - -o requirements-gpu.lock
 	@uv pip compile --quiet --universal --no-header --generate-hashes --python-version 3.11 requirements-cluster.in -o $(CLUSTER_LOCK)
 	@uv pip compile --quiet --universal --no-header --generate-hashes --python-version 3.11 benchmarks/requirements.in -o benchmarks/requirements.lock
 
