@@ -5,8 +5,9 @@ import tensorflow as tf
 
 from pipeline.images.arrays import Examples
 from pipeline.training import inference, settings, trial
+from pipeline.training.metric_names import BATCH_NORM_METRICS, EPOCH_METRICS
 from pipeline.training.metrics import build_evaluation
-from pipeline.training.network import build_model
+from pipeline.training.network import NETWORKS, build_model, hidden_block, kernel_initializer
 from pipeline.training.seeds import data_order
 
 
@@ -129,7 +130,7 @@ def test_trains_on_the_images_at_the_front_alone(parameters, examples):
     train, validation = examples
     subset = config_of(parameters, training_images=64)
     _, history = run(subset, examples)
-    _, alone = run(config_of(parameters), (Examples(train.images[:64], train.labels[:64]), validation))
+    _, alone = run(config_of(parameters), (train.first(64), validation))
     assert history == alone
 
 
@@ -141,6 +142,43 @@ def test_one_model_can_be_trained_on_through_batch_sizes(parameters, examples):
     for name in ("loss", "val_loss", "train_eval_accuracy"):
         assert [row[name] for row in continued[:2]] == [row[name] for row in fresh], name
     assert continued[2]["loss"] < fresh[0]["loss"]
+
+
+def test_measures_what_the_list_of_metrics_names(parameters, examples):
+    for arm, listed in (("baseline", EPOCH_METRICS), ("batch_norm", {**EPOCH_METRICS, **BATCH_NORM_METRICS})):
+        _, history = run(config_of(parameters, arm=arm), examples)
+        assert {name for name in history[-1] if not name.startswith("variance_ratio")} == {"epoch", *listed}
+
+
+def test_a_further_momentum_gives_what_training_with_it_gives(parameters, examples):
+    """Moving averages decide nothing about the weights, so one training can follow several."""
+    _, followed = run(config_of(parameters, batch_norm_momentum=0.99, further_momentums=[0.5, 0.9]), examples)
+    for momentum in (0.5, 0.9):
+        _, own = run(config_of(parameters, batch_norm_momentum=momentum), examples)
+        assert [row["loss"] for row in own] == [row["loss"] for row in followed]
+        assert [row[f"val_loss_momentum_{momentum}"] for row in followed] == pytest.approx([row["val_loss"] for row in own], rel=1e-4)
+
+
+def test_recalibrates_on_as_many_training_images_as_asked(parameters, examples):
+    _, history = run(config_of(parameters, recalibration_images=[20, 210]), examples)
+    assert history[-1]["val_loss_recalibrated_210"] == pytest.approx(history[-1]["val_loss_recalibrated"], rel=1e-6)
+    assert history[-1]["val_loss_recalibrated_20"] != pytest.approx(history[-1]["val_loss_recalibrated"], rel=1e-3)
+
+
+def test_a_convolutional_network_is_measured_as_the_mlp_is(parameters, examples, monkeypatch):
+    def convnet(config, seed):
+        initializer = kernel_initializer(config, seed, 1)
+        block = hidden_block(config, seed, 1, keras.layers.Conv2D(4, 3, kernel_initializer=initializer, name="conv_1"))
+        return [*block, keras.layers.GlobalAveragePooling2D(name="pooling")]
+
+    monkeypatch.setitem(NETWORKS, "convnet", convnet)
+    model, history = run(config_of(parameters, network="convnet", batch_size=210), examples)
+    features = examples[0].images
+    for layer in model.layers[:-1]:
+        features = layer(features, training=True)
+    predicted = features.numpy().argmax(axis=1)
+    assert history[-1]["train_eval_accuracy_recalibrated"] == pytest.approx((predicted == examples[0].labels).mean())
+    assert model.name == "convnet"
 
 
 def test_measuring_does_not_touch_the_model(parameters, examples):
