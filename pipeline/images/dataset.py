@@ -46,6 +46,11 @@ class Dataset:
         return (*self.train_files, self.test_file)
 
     @property
+    def names(self) -> frozenset[str]:
+        """The names of the files in every published form."""
+        return self.other_names.union(self.files)
+
+    @property
     def record_bytes(self) -> int:
         """The size of a record."""
         return self.label_bytes + 32 * 32 * 3
@@ -75,3 +80,9 @@ class Dataset:
                 raise PipelineError(f"{path}: label {labels[-1].max()} is not in 0..{len(self.classes) - 1}; fetch it again")
             images.append(records[:, self.label_bytes :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
         return Examples(np.concatenate(images), np.concatenate(labels), self.classes)
+
+
+def check_size(size: int, maximum_bytes: int) -> None:
+    """Raise a PipelineError if `size` is above the limit."""
+    if size > maximum_bytes:
+        raise PipelineError(f"unpacks to more than data.maximum_megabytes allows ({maximum_bytes} bytes)")

@@ -29,8 +29,8 @@ class _PassingError(Exception):
 def download(url: str, file: BinaryIO, *, attempts: int, timeout_seconds: float, maximum_bytes: int) -> None:
     """Fill the empty `file` with what is at `url`, in at most `attempts` requests.
 
-    An attempt ends when `timeout_seconds` pass before the answer begins, or while fewer than `MINIMUM_BYTES_PER_SECOND`
-    of the file come on average. The next one goes on from where it stopped.
+    An attempt ends when the answer does not begin within `timeout_seconds`, or brings fewer than `MINIMUM_BYTES_PER_SECOND`
+    on average over that time. The next attempt goes on from where it stopped.
 
     Raises:
         PipelineError: No attempt brought the whole file, another could not help, or it is larger than `maximum_bytes`.

@@ -16,6 +16,7 @@ def _check_name(name: str) -> str:
 
 
 DatasetName = Annotated[str, AfterValidator(_check_name)]
+Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
 class Source(StrictModel):
@@ -30,20 +31,19 @@ class DataParameters(StrictModel):
 
     dataset: DatasetName
     sources: list[Source] = Field(min_length=1)
-    md5: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]]
+    md5: dict[str, Md5]
     attempts: int = Field(ge=1, le=100)
     timeout_seconds: float = Field(gt=0, le=3600)
     maximum_megabytes: int = Field(ge=1, le=100_000)
 
     @field_validator("md5")
     @classmethod
-    def _check_files(cls, md5: dict[str, str], info: ValidationInfo) -> dict[str, str]:
-        if "dataset" in info.data:  # if not, that name is the fault to mend
-            files = DATASETS[info.data["dataset"]].files
-            missing = [InitErrorDetails(type="missing", loc=(name,), input=md5) for name in files if name not in md5]
-            unknown = [InitErrorDetails(type="extra_forbidden", loc=(name,), input=md5[name]) for name in md5 if name not in files]
-            if missing or unknown:
-                raise ValidationError.from_exception_data("md5", [*missing, *unknown])
+    def _check_files(cls, md5: dict[str, Md5], info: ValidationInfo) -> dict[str, Md5]:
+        files = DATASETS[info.data["dataset"]].files if "dataset" in info.data else md5  # a wrong name is the fault to mend
+        faults = [InitErrorDetails(type="missing", loc=(name,), input=md5) for name in files if name not in md5]
+        faults += [InitErrorDetails(type="extra_forbidden", loc=(name,), input=md5[name]) for name in md5 if name not in files]
+        if faults:
+            raise ValidationError.from_exception_data("md5", faults)
         return md5
 
 

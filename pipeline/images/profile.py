@@ -24,7 +24,11 @@ def profile_splits(splits: dict[str, Examples]) -> dict[str, Any]:
     `duplicates[split][other]` counts the `images` of `split` that have a twin in `other`: another image there,
     equal in every pixel. Of these, `with_another_label` have a twin that is labelled differently.
     """
-    levels = {name: _count_levels(examples.images) for name, examples in splits.items()}
+    # How often each channel has each of its 256 levels, int64 `(3, 256)`.
+    levels = {
+        name: np.stack([np.bincount(part.images[..., channel].ravel(), minlength=256) for channel in range(3)])
+        for name, part in splits.items()
+    }
     levels["official_train"] = levels["train"] + levels["validation"]
     fingerprints = {
         name: [(hashlib.sha256(image.tobytes()).digest(), label) for image, label in zip(part.images, part.labels.tolist(), strict=True)]
@@ -36,15 +40,8 @@ def profile_splits(splits: dict[str, Examples]) -> dict[str, Any]:
             for name, part in splits.items()
         },
         "channels": {name: _describe_channels(counts) for name, counts in levels.items()},
-        "duplicates": {
-            name: {other: _count_twins(own, others) for other, others in fingerprints.items()} for name, own in fingerprints.items()
-        },
+        "duplicates": {name: {other: _count_twins(own, fingerprints[other]) for other in splits} for name, own in fingerprints.items()},
     }
-
-
-def _count_levels(images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return how often each channel has each of its levels, int64 `(3, 256)`."""
-    return np.stack([np.bincount(images[..., channel].ravel(), minlength=256) for channel in range(images.shape[-1])])
 
 
 def _describe_channels(level_counts: NDArray[np.int64]) -> dict[str, list[float]]:

@@ -17,11 +17,9 @@ def split_examples(official_train: Examples, test: Examples, split: SplitParamet
     Raises:
         PipelineError: `split.validation_fraction` leaves a part empty or, when stratified, without a class.
     """
-    train, validation = (
-        replace(official_train, images=official_train.images[indices], labels=official_train.labels[indices])
-        for indices in split_indices(official_train.labels, split)
-    )
-    return {"train": train, "validation": validation, "test": test}
+    parts = zip(("train", "validation"), split_indices(official_train.labels, split), strict=True)
+    taken = {name: replace(official_train, images=official_train.images[at], labels=official_train.labels[at]) for name, at in parts}
+    return {**taken, "test": test}
 
 
 def split_indices(labels: NDArray[np.uint8], split: SplitParameters) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

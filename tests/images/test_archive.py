@@ -22,8 +22,8 @@ from checks.synthetic import (
     write_tar,
 )
 from pipeline.common.errors import PipelineError
-from pipeline.images.archive import canonical_files, read_folder, read_tar
 from pipeline.images.cifar10 import CIFAR10, LABELS
+from pipeline.images.sources import canonical_files, read_folder, read_tar
 
 LIMIT = 10**6
 FILES = make_files(images_per_file=20)
@@ -233,7 +233,7 @@ def test_broken_chunk_behind_the_pixels_is_refused():
     ],
 )
 def test_labels_that_cannot_be_read_are_refused(content):
-    with pytest.raises(PipelineError, match="the PNG sheets (or their labels are broken|have 120 images and 119 labels)"):
+    with pytest.raises(PipelineError, match=r"the PNG sheets (or their labels are broken|have 120 images and 119 labels)"):
         files_of({**SHEETS, LABELS[1]: content})
 
 
