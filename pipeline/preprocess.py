@@ -9,8 +9,7 @@ from pipeline.common.parameters import read_sections
 from pipeline.images.arrays import PROCESSED, save_examples
 from pipeline.images.datasets import DATASETS
 from pipeline.images.parameters import SplitSection
-from pipeline.images.profile import profile_splits
-from pipeline.images.split import split_examples
+from pipeline.images.splits import profile_splits, split_examples
 
 
 def main() -> None:

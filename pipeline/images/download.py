@@ -74,8 +74,7 @@ class _Transfer:
                 headers["If-Range"] = self.etag
         # A mirror inside a company may be signed by a certificate that only this machine knows.
         connector = aiohttp.TCPConnector(ssl=truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-        # aiohttp's own time limits begin anew with each byte, so that trickling headers would never meet them.
-        no_limits = aiohttp.ClientTimeout()
+        no_limits = aiohttp.ClientTimeout()  # `deadline` is the one limit
         self.new_bytes = 0
         try:
             async with (

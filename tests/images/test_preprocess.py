@@ -15,8 +15,7 @@ from pipeline.common.errors import PipelineError
 from pipeline.images.arrays import Examples, load_examples
 from pipeline.images.cifar10 import CIFAR10
 from pipeline.images.parameters import SplitParameters
-from pipeline.images.profile import profile_splits
-from pipeline.images.split import split_examples, split_indices
+from pipeline.images.splits import profile_splits, split_examples, split_indices
 from pipeline.preprocess import main
 
 PROCESSED = Path("data/processed")
