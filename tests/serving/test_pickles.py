@@ -14,8 +14,9 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.common.errors import PipelineError
-from pipeline.images.archive import canonical_files, read_tar
 from pipeline.images.arrays import load_examples
+from pipeline.images.cifar10 import CIFAR10
+from pipeline.images.sources import canonical_files, read_tar
 from pipeline.serving.registry import ALIAS, MODEL, load_champion
 from pipeline.tracking.store import Ledger
 from pipeline.training.result import CHECKSUMS, HDF5_SIGNATURE, HISTORY, WEIGHTS, TrialResult
@@ -67,7 +68,7 @@ def test_in_an_archive_of_the_data_as_python_has_it(tmp_path):
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     with (tmp_path / "cifar-10-python.tar.gz").open("rb") as file, pytest.raises(PipelineError) as fault:
-        list(canonical_files(read_tar(file, maximum_bytes=10**6), maximum_bytes=10**6))
+        list(canonical_files(read_tar(file, CIFAR10, 10**6), CIFAR10, 10**6))
     assert "\n" not in str(fault.value)
 
 
