@@ -81,47 +81,32 @@ def main() -> None:
             return
         with replacing(survey.figures) as temporary:
             temporary.write_text(json.dumps(count_figures(cases, survey), indent=2) + "\n", encoding="utf-8")
-    table = as_table(read_figures(survey), survey)
-    update_page(survey.begin, survey.end, table, check=arguments.check, page=survey.page, remedy=f"run `{survey.target}`")
-
-
-def count_figures(cases: list[TestCase], survey: Survey) -> dict[str, int]:
-    """Add up what the tests counted.
-
-    Raises:
-        PipelineError: a test failed, or nothing was counted for a figure.
-    """
-    if failed := [case.name for case in cases if not case.is_passed]:
-        raise PipelineError(f"{', '.join(failed)} failed; figures are only taken from tests that pass")
-    counted: Counter[str] = Counter()
-    for case in cases:
-        noted = {entry.name: entry.value for entry in case.child(Properties) or []}  # seconds and the like are for who reads the report
-        counted.update({name: int(value) for name, value in noted.items() if name in survey.meanings})
-    if missing := [name for name in survey.meanings if name not in counted]:
-        raise PipelineError(f"no test counted {', '.join(missing)}; run all of `{survey.target}`")
-    return {name: counted[name] for name in survey.meanings}
-
-
-def read_figures(survey: Survey) -> dict[str, int]:
-    """Read the committed figures.
-
-    Raises:
-        PipelineError: they are missing, or not as the tests write them.
-    """
     try:
         figures = json.loads(survey.figures.read_text(encoding="utf-8"))
-        return {name: int(figures[name]) for name in survey.meanings}
+        rows = [f"| {meaning} | {int(figures[name])} |" for name, meaning in survey.meanings.items()]
     except FileNotFoundError:
         raise PipelineError(f"{survey.figures}: not found; run `{survey.target}`") from None
     except (ValueError, TypeError, KeyError):
         raise PipelineError(f"{survey.figures}: not as `{survey.target}` writes it; run that") from None
+    table = "\n".join(["| what was done to it | times |", "|---|---:|", *rows])
+    update_page(survey.begin, survey.end, table, check=arguments.check, page=survey.page, remedy=f"run `{survey.target}`")
 
 
-def as_table(figures: dict[str, int], survey: Survey) -> str:
-    """Write the figures as a Markdown table."""
-    return "\n".join(
-        ["| what was done to it | times |", "|---|---:|", *(f"| {survey.meanings[name]} | {figures[name]} |" for name in survey.meanings)]
-    )
+def count_figures(cases: list[TestCase], survey: Survey) -> dict[str, int]:
+    """Return the sums of what the tests counted.
+
+    Raises:
+        PipelineError: A test failed, or nothing was counted for a figure.
+    """
+    if failed := [case.name for case in cases if not case.is_passed]:
+        raise PipelineError(f"{', '.join(failed)} failed; figures are only taken from tests that pass")
+    noted = [(entry.name, entry.value) for case in cases for entry in case.child(Properties) or []]
+    counted: Counter[str] = Counter()
+    for name, value in noted:
+        counted.update({name: int(value)} if name in survey.meanings else {})  # seconds and the like are for who reads the report
+    if missing := [name for name in survey.meanings if name not in counted]:
+        raise PipelineError(f"no test counted {', '.join(missing)}; run all of `{survey.target}`")
+    return {name: counted[name] for name in survey.meanings}
 
 
 if __name__ == "__main__":
