@@ -1,20 +1,22 @@
 """Make every change that docs/changing.md describes, in a small copy of the project with results, and note what each one costs."""
 
 import argparse
+import dataclasses
 import json
 import re
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from checks.clone import Clone, copy_work_tree, shrink_to_synthetic_data
 from checks.lock import PIPELINES
+from checks.synthetic import make_files, write_folder
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 from pipeline.common.files import replacing
+from pipeline.images.cifar10 import CIFAR10
 from pipeline.pages.generated import update_page
 
 PAGE = Path("docs/changing.md")
@@ -23,7 +25,7 @@ BEGIN, END = "<!-- costs: made by python -m checks.edits -->", "<!-- end of cost
 RECIPE = re.compile(r"^```sh\n# recipe: ([^\n]+)\n(.*?)^(dvc repro[^\n]*)\n```", re.DOTALL | re.MULTILINE)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """A change: the shell commands that edit files, and the command that then runs what is stale."""
 
@@ -54,6 +56,7 @@ def measure_costs(folder: Path) -> dict[str, dict[str, Any]]:
     """Build both pipelines in a small copy, and return by name what each change touches, makes stale and takes."""
     clone, built, costs = copy_work_tree(folder / "project"), folder / "built", {}
     shrink_to_synthetic_data(clone, folder / "mirror")
+    clone.environment["HOME"] = str(write_cifar100(folder))
     print(f"building in {clone.root}", flush=True)
     clone.succeed("dvc", "repro", *PIPELINES)
     clone.commit("results")
@@ -67,6 +70,14 @@ def measure_costs(folder: Path) -> dict[str, dict[str, Any]]:
         shutil.rmtree(clone.root)  # a tracking store knows where it was made, so the copy goes to the same place
         shutil.copytree(built, clone.root, symlinks=True)
     return costs
+
+
+def write_cifar100(home: Path) -> Path:
+    """Write a small lookalike of CIFAR-100 to where the page says that it is unpacked, below the home directory."""
+    form = {"train_files": ("train.bin",), "test_file": "test.bin", "label_bytes": 2, "label_byte": 1}
+    dataset = dataclasses.replace(CIFAR10, classes=tuple(map(str, range(100))), **form)  # type: ignore[arg-type]
+    write_folder(home / "cifar-100-binary", make_files(500, dataset=dataset))
+    return home
 
 
 def make_edit(clone: Clone, recipe: Recipe) -> dict[str, Any]:
