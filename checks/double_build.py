@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -10,6 +11,7 @@ from mlflow import MlflowClient
 
 from checks.clone import copy_work_tree, shrink_to_synthetic_data
 from checks.lock import CLAIMS_PIPELINE, PIPELINES, built_pipelines, outputs, read_lock
+from pipeline.common.errors import PipelineError
 from pipeline.common.files import sha256_of
 
 TIMED = "timing"
@@ -17,20 +19,26 @@ MEASURED_TIME = "epoch_seconds"
 TAGS = ("arm", "study", "trial_key", "data_md5", "kind", "dvc.stage")
 
 
-def build_twice(folder: Path) -> list[str]:
-    """Build in two copies at different paths, with one worker and with two, nothing read back, and name what differs."""
-    roots = [folder / "first", folder / "elsewhere" / "second"]
-    for workers, root in enumerate(roots, start=1):
-        copy = copy_work_tree(root)
-        shrink_to_synthetic_data(copy, folder / "mirror")
-        if root != roots[0]:  # what is measured in seconds never comes out the same; all that follows from it must
-            for path in outputs({TIMED: read_lock(roots[0], CLAIMS_PIPELINE)[TIMED]}):
-                (root / path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(roots[0] / path, root / path)
-            copy.succeed("dvc", "freeze", f"{CLAIMS_PIPELINE}:{TIMED}")
-        print(f"  building in {root}, workers: {workers}", flush=True)
-        copy.succeed("dvc", "repro", *PIPELINES, TRIAL_LEDGER="off", TRIAL_WORKERS=str(workers))
-    return unlike_outputs(*roots) + unlike_runs(*roots)
+def check_two_builds() -> None:
+    """Build in two copies at different paths, with one worker and with two, nothing read back.
+
+    Raises:
+        PipelineError: It names what differs.
+    """
+    with tempfile.TemporaryDirectory(prefix="double-build-") as folder:
+        roots = [Path(folder) / "first", Path(folder) / "elsewhere" / "second"]
+        for workers, root in enumerate(roots, start=1):
+            copy = copy_work_tree(root)
+            shrink_to_synthetic_data(copy, Path(folder) / "mirror")
+            if root != roots[0]:  # what is measured in seconds never comes out the same; all that follows from it must
+                for path in outputs({TIMED: read_lock(roots[0], CLAIMS_PIPELINE)[TIMED]}):
+                    (root / path).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(roots[0] / path, root / path)
+                copy.succeed("dvc", "freeze", f"{CLAIMS_PIPELINE}:{TIMED}")
+            print(f"  building in {root}, workers: {workers}", flush=True)
+            copy.succeed("dvc", "repro", *PIPELINES, TRIAL_LEDGER="off", TRIAL_WORKERS=str(workers))
+        if unlike := unlike_outputs(*roots) + unlike_runs(*roots):
+            raise PipelineError(f"two builds of the same differ in {', '.join(unlike)}")
 
 
 def unlike_outputs(first: Path, second: Path) -> list[str]:

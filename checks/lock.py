@@ -1,6 +1,5 @@
 """dvc.lock and claims/dvc.lock: what the committed results say they were made from, and whether that is what is committed."""
 
-import csv
 import hashlib
 import json
 import subprocess
@@ -10,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -77,7 +77,9 @@ def stale_stages(root: Path = Path(), pipeline: str = MAIN_PIPELINE) -> dict[str
                 moved[stage] |= {f"{path}: {key} ({before.get(key)} → {now.get(key)})" for key in unlike}
             elif not (how in ("deleted", "not in cache") and path.startswith(KEPT_IN_CACHE) and not (root / path).exists()):
                 moved[stage].add(f"{path} ({how})")
-    made, read = outputs(read_lock(root)) | outputs(stages), _read_inputs(root)
+    # What the report was made from; if that table is gone, DVC has said so.
+    inputs = pd.read_csv(root / INPUTS) if (root / INPUTS).exists() else pd.DataFrame(columns=["path", "md5"])
+    made, read = outputs(read_lock(root)) | outputs(stages), dict(zip(inputs["path"], inputs["md5"], strict=True))
     for stage, entry in stages.items():
         for dependency in entry.get("deps", []):
             path, md5 = dependency["path"], dependency["md5"]
@@ -94,14 +96,3 @@ def _md5_of_folder(files: dict[str, str], folder: str) -> str:
     inside = {Path(path).relative_to(folder).as_posix(): md5 for path, md5 in files.items() if Path(path).is_relative_to(folder)}
     listed = json.dumps([{"md5": md5, "relpath": name} for name, md5 in sorted(inside.items())], sort_keys=True)
     return f"{hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest()}.dir"
-
-
-def _read_inputs(root: Path) -> dict[str, str]:
-    """Return what the report was made from: the MD5 of each file, by path. If that is gone, DVC tells."""
-    try:
-        with (root / INPUTS).open(encoding="utf-8", newline="") as table:
-            return {row["path"]: row["md5"] for row in csv.DictReader(table)}
-    except FileNotFoundError:
-        return {}
-    except (KeyError, ValueError, csv.Error):
-        raise PipelineError(f"{INPUTS}: not as the report writes it; run `dvc repro --force report`") from None

@@ -11,12 +11,15 @@ from claims.studies.parameters import CLAIMS_FILE, load_claims
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 from pipeline.common.parameters import PARAMETERS_FILE, read_sections
-from pipeline.images.parameters import DataSection, SplitSection
+from pipeline.images.parameters import DataParameters, SplitParameters
 from pipeline.trials.parameters import Parameters, load_parameters
 
 
-class ParametersFile(DataSection, SplitSection, Parameters, extra="forbid"):
+class ParametersFile(Parameters, extra="forbid"):
     """All of params.yaml, each section as its room declares it."""
+
+    data: DataParameters
+    split: SplitParameters
 
 
 def main() -> None:
@@ -45,11 +48,7 @@ def check_parameters(root: Path = Path()) -> None:
 
 
 def read_parameters(path: Path = PARAMETERS_FILE) -> ParametersFile:
-    """Read and check all of params.yaml.
-
-    Raises:
-        PipelineError: The file is missing, is not YAML, repeats a key, or holds a wrong key or value.
-    """
+    """Read and check all of params.yaml, or raise a PipelineError that names every fault."""
     parameters = read_sections(ParametersFile, path)
     load_parameters(path)
     return parameters
