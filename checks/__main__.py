@@ -7,6 +7,7 @@ import argparse
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def check_generated(*module: str) -> None:
         raise PipelineError([f"exit code {done.returncode}", *done.stderr.strip().splitlines()][-1].removeprefix("error: "))
 
 
-CHECKS = {
+CHECKS: dict[str, Callable[[], None]] = {
     "both parameter files are valid": check_parameters,
     "dvc.lock belongs to code, parameters and data": partial(check_lock, MAIN_PIPELINE),
     "claims/dvc.lock belongs to code, parameters and data": partial(check_lock, CLAIMS_PIPELINE),

@@ -18,8 +18,9 @@ from claims.studies.parameters import CLAIMS_FILE, STUDIES, load_claims
 from claims.studies.tables import read_study
 from pipeline.common.errors import PipelineError
 from pipeline.common.parameters import PARAMETERS_FILE
+from pipeline.pages.generated import REPORTS
 from pipeline.reporting.results import has_diverged
-from pipeline.reporting.tables import REPORTS, check_declared, read_committed
+from pipeline.reporting.tables import check_declared, read_committed
 from pipeline.training.config import TrialConfig
 from pipeline.training.environment import result_environment
 from pipeline.trials.notebook import TRAIN
@@ -73,11 +74,13 @@ def read_trials(root: Path = Path()) -> tuple[pd.DataFrame, list[CommittedTrial]
     parameters, tables = load_parameters(root / PARAMETERS_FILE), read_committed(root / REPORTS)
     check_declared(tables, parameters)
     histories, trials = [tables.histories], []
-    for row in tables.weights.to_dict("records"):
-        level = {} if row["study"] == TRAIN else {"batch_size": row["batch_size"]}
-        trials.append(CommittedTrial(**row, config=parameters.trial_config(row["arm"], level, row["seed"])))
-    claims = load_claims(root / CLAIMS_FILE) if CLAIMS_PIPELINE in built_pipelines(root) else None
-    for study, declared in claims.studies.items() if claims else ():
+    for study, arm, batch_size, seed, sha256 in tables.weights[[*TRIAL, "sha256"]].itertuples(index=False, name=None):
+        level = {} if study == TRAIN else {"batch_size": batch_size}
+        trials.append(CommittedTrial(study, arm, batch_size, seed, sha256, parameters.trial_config(arm, level, seed)))
+    if CLAIMS_PIPELINE not in built_pipelines(root):
+        return tables.histories, trials
+    claims = load_claims(root / CLAIMS_FILE)
+    for study, declared in claims.studies.items():
         weights = read_study(study, "weights", ["sha256"], root / STUDIES)
         history = read_study(study, "history", ["epoch", "loss"], root / STUDIES)
         labels = list(history)[: list(history).index("epoch")]

@@ -64,7 +64,8 @@ def stale_stages(root: Path = Path(), pipeline: str = MAIN_PIPELINE) -> dict[str
 
     Data and results need not be there: what the lock says of them is then compared with what it says elsewhere.
     """
-    stages, moved = read_lock(root, pipeline), defaultdict(set)
+    stages = read_lock(root, pipeline)
+    moved: dict[str, set[str]] = defaultdict(set)
     for address, changes in json.loads(ask_dvc(root, "status", "--json", pipeline)).items():
         stage = address.rpartition(":")[2]
         moved[stage] |= {change for change in changes if isinstance(change, str)}  # as "changed command"
