@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 
 from checks.synthetic import make_files, md5_of, parameters_data, write_folder
 from pipeline.common.errors import PipelineError
@@ -60,12 +61,16 @@ class Clone:
         return said
 
     def change(self, *path: str, to: object, file: str = "params.yaml") -> None:
-        """Change one value of params.yaml, or of another file of parameters."""
+        """Change one value of params.yaml, or of another file of parameters, and keep the file's style."""
         yaml = YAML()
+        yaml.indent(mapping=2, sequence=4, offset=2)
         content = yaml.load(self.root / file)
         node: Any = content
         for key in path[:-1]:
             node = node[key]
+        if isinstance(to, list) and not any(isinstance(item, dict) for item in to):
+            to = CommentedSeq(to)
+            to.fa.set_flow_style()
         node[path[-1]] = to
         yaml.dump(content, self.root / file)
 

@@ -1,4 +1,4 @@
-"""In which environment the committed results were made: reports/notebook/environment.json, from what each stage noted beside its results."""
+"""Where the committed results were made: reports/notebook/environment.json, gathered from what each stage noted beside its results."""
 
 import argparse
 import hashlib
@@ -15,19 +15,20 @@ from pipeline.training.environment import as_text
 NOTED = Path("results/environment")
 NOTED_BY_CLAIMS = Path("reports/claims/environment")  # in git as the stages wrote them
 COMMITTED = Path("reports/notebook/environment.json")
+CLAIMS = "claims/"  # begins the name of a claims' result
 
 
 def main() -> None:
-    """Gather what the stages noted."""
+    """Gather what the stages noted, results that were made in the same environment together."""
     argparse.ArgumentParser(prog="python -m checks.environment", description=__doc__).parse_args()
     groups: list[dict[str, Any]] = []
-    for cell in _locked_md5():
-        environment = json.loads((NOTED / f"{cell}.json").read_text(encoding="utf-8"))
-        same = next((group for group in groups if group["environment"] == environment), None)
-        if same is None:
-            groups.append({"environment": environment, "made": [cell]})
+    for made in _locked_md5(Path()):
+        environment = json.loads((NOTED / f"{made}.json").read_text(encoding="utf-8"))
+        same = [group["made"] for group in groups if group["environment"] == environment]
+        if same:
+            same[0].append(made)
         else:
-            same["made"].append(cell)
+            groups.append({"environment": environment, "made": [made]})
     with replacing(COMMITTED) as temporary:
         temporary.write_text(json.dumps(groups, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -36,13 +37,13 @@ def read_environments(root: Path = Path()) -> dict[str, dict[str, str]]:
     """Read in which environment each result was made, such as `train/baseline` or, of the claims, `claims/core`.
 
     Raises:
-        PipelineError: the file is missing or cannot be read.
+        PipelineError: The file is missing or cannot be read.
     """
     try:
         groups = json.loads((root / COMMITTED).read_text(encoding="utf-8"))
-        main = {str(cell): dict(group["environment"]) for group in groups for cell in group["made"]}
+        main = {str(made): dict(group["environment"]) for group in groups for made in group["made"]}
         noted = sorted((root / NOTED_BY_CLAIMS).glob("*.json"))
-        return main | {f"claims/{path.stem}": json.loads(path.read_text(encoding="utf-8")) for path in noted}
+        return main | {f"{CLAIMS}{path.stem}": json.loads(path.read_text(encoding="utf-8")) for path in noted}
     except FileNotFoundError:
         raise PipelineError(f"{COMMITTED}: not found; run `make repro` to make it") from None
     except (ValueError, TypeError, KeyError):
@@ -53,22 +54,19 @@ def check_environments(root: Path = Path()) -> None:
     """Compare the committed environments with what dvc.lock says of them.
 
     Raises:
-        PipelineError: one is not the one that the stage noted; it is named.
+        PipelineError: One is not the one that the stage noted; it is named.
     """
-    noted = {cell: _md5(as_text(environment)) for cell, environment in read_environments(root).items() if not cell.startswith("claims/")}
-    locked = _locked_md5(root)
-    if unlike := sorted(cell for cell in noted.keys() | locked.keys() if noted.get(cell) != locked.get(cell)):
+    committed = {
+        made: as_text(environment).encode() for made, environment in read_environments(root).items() if not made.startswith(CLAIMS)
+    }
+    noted, locked = {made: hashlib.md5(text, usedforsecurity=False).hexdigest() for made, text in committed.items()}, _locked_md5(root)
+    if unlike := sorted(made for made in noted.keys() | locked.keys() if noted.get(made) != locked.get(made)):
         raise PipelineError(f"{COMMITTED}: {', '.join(unlike)}: not the environment that dvc.lock knows of; run `make repro`")
 
 
-def _locked_md5(root: Path = Path()) -> dict[str, str]:
-    made = outputs(read_lock(root))
-    paths = {path: Path(path).relative_to(NOTED).with_suffix("") for path in made if Path(path).is_relative_to(NOTED)}
-    return {str(cell): made[path]["md5"] for path, cell in sorted(paths.items())}
-
-
-def _md5(text: str) -> str:
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+def _locked_md5(root: Path) -> dict[str, str]:
+    made = {Path(path): entry["md5"] for path, entry in sorted(outputs(read_lock(root)).items())}
+    return {str(path.relative_to(NOTED).with_suffix("")): md5 for path, md5 in made.items() if path.is_relative_to(NOTED)}
 
 
 if __name__ == "__main__":

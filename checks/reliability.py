@@ -1,4 +1,7 @@
-"""Put into the pages what tests survived and counted: `make resilience` into the README, `make test-cluster` into docs/scaling.md."""
+"""Put into the pages what tests survived and counted: `make resilience` into the README, `make test-cluster` into docs/scaling.md.
+
+checks/reliability.json and checks/cluster.json say what each figure means, by the name under which tests count it.
+"""
 
 import argparse
 import json
@@ -6,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from junitparser import JUnitXml, Properties, TestCase
+from junitparser import JUnitXml, Properties
 
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
@@ -15,54 +18,18 @@ from pipeline.pages.generated import README, update_page
 
 
 class Survey(NamedTuple):
-    """What the tests of a make target count, and where the sums go."""
+    """The tests of a make target that count, and where the sums go."""
 
     target: str
     figures: Path
     page: Path
-    begin: str
-    end: str
-    meanings: dict[str, str]
+    block: str
 
 
-RESILIENCE = Survey(
-    "make resilience",
-    Path("checks/reliability.json"),
-    README,
-    "<!-- reliability: made by make resilience -->",
-    "<!-- end of reliability -->",
-    {
-        "kills_survived": "kills (SIGKILL) of the whole pipeline at random moments: "
-        "run again, same bytes, nothing trained twice or left over",
-        "workers_killed": "workers killed in mid-trial: the trial run again with the same bytes, or named, the others kept",
-        "outages_survived": "outages of the tracking store (locked database, server gone): nothing lost",
-        "full_disks_survived": "full disks while fetching, saving and logging: one clear line, nothing truncated taken for whole",
-        "connections_cut": "downloads cut at random offsets: resumed",
-        "bad_archives_refused": "harmful or wrong archives refused",
-        "bad_parameters_refused": "wrong versions of params.yaml refused in one line, the key or the place named",
-        "divergences_recorded": "diverging trainings recorded as such, and in no mean",
-        "runs_lost": "runs or metrics lost",
-    },
-)
-CLUSTER = Survey(
-    "make test-cluster",
-    Path("checks/cluster.json"),
-    Path("docs/scaling.md"),
-    "<!-- faults: made by make test-cluster -->",
-    "<!-- end of faults -->",
-    {
-        "nodes_killed": "nodes of a Ray cluster killed (SIGKILL) while trials ran there: those trials run again elsewhere, the same bytes",
-        "heads_killed": "heads killed, and with them the cluster: one clear line, what was finished kept",
-        "ray_workers_killed": "workers on nodes killed: the trial run again, or after three times named, the others kept",
-        "nodes_refused": "nodes that compute otherwise: named, and given no trial",
-        "drivers_killed": "drivers killed: nothing left running on the nodes, the next one went on from the ledger",
-        "drivers_cancelled": "drivers cancelled (Ctrl-C, SIGTERM): nothing left running, no run left open",
-        "postgresql_killed": "PostgreSQL killed in mid-run and brought back: every trial finished, none left open",
-        "pushes_broken_off": "pushes to DVC's remote broken off, storage or client killed: completed by the next, nothing damaged",
-        "cluster_runs_lost": "finished trials lost",
-    },
-)
-SURVEYS = {"resilience": RESILIENCE, "cluster": CLUSTER}
+SURVEYS = {
+    "resilience": Survey("make resilience", Path("checks/reliability.json"), README, "reliability"),
+    "cluster": Survey("make test-cluster", Path("checks/cluster.json"), Path("docs/scaling.md"), "faults"),
+}
 
 
 def main() -> None:
@@ -74,54 +41,41 @@ def main() -> None:
     choice.add_argument("--check", action="store_true", help="write nothing; exit 1 when the page's figures are not the committed ones")
     arguments = parser.parse_args()
     survey = SURVEYS[arguments.survey]
-    if not arguments.check:
-        cases = [case for suite in JUnitXml.fromfile(str(arguments.report)) for case in suite]
-        if skipped := [case.name for case in cases if case.is_skipped]:
-            print(f"skipped here: {', '.join(skipped)}; so the figures in {survey.page} are left as they are")
-            return
-        with replacing(survey.figures) as temporary:
-            temporary.write_text(json.dumps(count_figures(cases, survey), indent=2) + "\n", encoding="utf-8")
-    table = as_table(read_figures(survey), survey)
-    update_page(survey.begin, survey.end, table, check=arguments.check, page=survey.page, remedy=f"run `{survey.target}`")
-
-
-def count_figures(cases: list[TestCase], survey: Survey) -> dict[str, int]:
-    """Add up what the tests counted.
-
-    Raises:
-        PipelineError: a test failed, or nothing was counted for a figure.
-    """
-    if failed := [case.name for case in cases if not case.is_passed]:
-        raise PipelineError(f"{', '.join(failed)} failed; figures are only taken from tests that pass")
-    counted: Counter[str] = Counter()
-    for case in cases:
-        noted = {entry.name: entry.value for entry in case.child(Properties) or []}  # seconds and the like are for who reads the report
-        counted.update({name: int(value) for name, value in noted.items() if name in survey.meanings})
-    if missing := [name for name in survey.meanings if name not in counted]:
-        raise PipelineError(f"no test counted {', '.join(missing)}; run all of `{survey.target}`")
-    return {name: counted[name] for name in survey.meanings}
-
-
-def read_figures(survey: Survey) -> dict[str, int]:
-    """Read the committed figures.
-
-    Raises:
-        PipelineError: they are missing, or not as the tests write them.
-    """
     try:
         figures = json.loads(survey.figures.read_text(encoding="utf-8"))
-        return {name: int(figures[name]) for name in survey.meanings}
-    except FileNotFoundError:
-        raise PipelineError(f"{survey.figures}: not found; run `{survey.target}`") from None
+        if not arguments.check and not count_figures(arguments.report, figures, survey):
+            return
+        rows = [f"| {row['what']} | {int(row['times'])} |" for row in figures]
     except (ValueError, TypeError, KeyError):
-        raise PipelineError(f"{survey.figures}: not as `{survey.target}` writes it; run that") from None
+        raise PipelineError(f"{survey.figures}: not as `{survey.target}` writes it; take it back from git and run that") from None
+    if not arguments.check:
+        with replacing(survey.figures) as temporary:
+            temporary.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    table = "\n".join(["| what was done to it | times |", "|---|---:|", *rows])
+    begin, end = f"<!-- {survey.block}: made by {survey.target} -->", f"<!-- end of {survey.block} -->"
+    update_page(begin, end, table, check=arguments.check, page=survey.page, remedy=f"run `{survey.target}`")
 
 
-def as_table(figures: dict[str, int], survey: Survey) -> str:
-    """Write the figures as a Markdown table."""
-    return "\n".join(
-        ["| what was done to it | times |", "|---|---:|", *(f"| {survey.meanings[name]} | {figures[name]} |" for name in survey.meanings)]
-    )
+def count_figures(report: Path, figures: list[dict[str, str | int]], survey: Survey) -> bool:
+    """Put the sums of what the tests counted into the figures. Return False, and leave the figures, if a test was skipped.
+
+    Raises:
+        PipelineError: A test failed, or nothing was counted for a figure.
+    """
+    cases = [case for suite in JUnitXml.fromfile(str(report)) for case in suite]
+    if skipped := [case.name for case in cases if case.is_skipped]:
+        print(f"skipped here: {', '.join(skipped)}; so the figures in {survey.page} are left as they are")
+        return False
+    if failed := [case.name for case in cases if not case.is_passed]:
+        raise PipelineError(f"{', '.join(failed)} failed; figures are only taken from tests that pass")
+    names, counted = {str(row["figure"]) for row in figures}, Counter[str]()
+    for noted in (entry for case in cases for entry in case.child(Properties) or []):
+        counted.update({noted.name: int(noted.value)} if noted.name in names else {})  # others are for who reads the tests' report
+    if missing := [str(row["figure"]) for row in figures if row["figure"] not in counted]:
+        raise PipelineError(f"no test counted {', '.join(missing)}; run all of `{survey.target}`")
+    for row in figures:
+        row["times"] = counted[str(row["figure"])]
+    return True
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The README's reliability figures come from what tests counted."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ import pytest
 
 from checks import reliability
 from pipeline.common.errors import PipelineError
+from tests.conftest import ROOT
 
-SURVEY = reliability.RESILIENCE
+FIGURES = json.loads((ROOT / "checks/reliability.json").read_text())
+BEGIN, END = "<!-- reliability: made by make resilience -->", "<!-- end of reliability -->"
 COUNTING = "def test_counts(record_property):\n    record_property({name!r}, {count})\n    assert not {failing}\n"
 
 
@@ -25,13 +28,14 @@ def run_tests(folder: Path, counts: dict[str, int], *, failing: bool = False) ->
 
 @pytest.fixture
 def counts() -> dict[str, int]:
-    return {name: index for index, name in enumerate(SURVEY.meanings)}
+    return {row["figure"]: index for index, row in enumerate(FIGURES)}
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
     (tmp_path / "checks").mkdir()
-    (tmp_path / "README.md").write_text(f"Before.\n{SURVEY.begin}\nold\n{SURVEY.end}\nAfter.\n")
+    shutil.copyfile(ROOT / "checks/reliability.json", tmp_path / "checks/reliability.json")
+    (tmp_path / "README.md").write_text(f"Before.\n{BEGIN}\nold\n{END}\nAfter.\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -45,9 +49,10 @@ def test_what_tests_counted_stands_in_the_readme(project, counts, monkeypatch):
     report = run_tests(project, counts)
     run(monkeypatch, str(report))
     text = (project / "README.md").read_text()
-    assert json.loads((project / "checks/reliability.json").read_text()) == counts
-    for name, count in counts.items():
-        assert f"| {SURVEY.meanings[name]} | {count} |" in text
+    figures = json.loads((project / "checks/reliability.json").read_text())
+    assert figures == [{**row, "times": counts[row["figure"]]} for row in FIGURES]
+    for row in figures:
+        assert f"| {row['what']} | {row['times']} |" in text
     assert text.startswith("Before.")
     assert "old" not in text
     run(monkeypatch, "--check")
@@ -55,7 +60,7 @@ def test_what_tests_counted_stands_in_the_readme(project, counts, monkeypatch):
 
 def test_figures_that_differ_from_the_readmes_are_found(project, counts, monkeypatch):
     run(monkeypatch, str(run_tests(project, counts)))
-    (project / "checks/reliability.json").write_text(json.dumps({**counts, "runs_lost": 1}))
+    (project / "checks/reliability.json").write_text(json.dumps(FIGURES))
     with pytest.raises(PipelineError, match="run `make resilience`"):
         run(monkeypatch, "--check")
 
@@ -63,7 +68,7 @@ def test_figures_that_differ_from_the_readmes_are_found(project, counts, monkeyp
 def test_nothing_is_taken_from_tests_that_failed(project, counts, monkeypatch):
     with pytest.raises(PipelineError, match=r"test_counts.* failed"):
         run(monkeypatch, str(run_tests(project, counts, failing=True)))
-    assert not (project / "checks/reliability.json").exists()
+    assert json.loads((project / "checks/reliability.json").read_text()) == FIGURES
 
 
 def test_where_a_test_was_skipped_the_figures_stay(project, counts, monkeypatch, capsys):

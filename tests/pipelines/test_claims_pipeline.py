@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from checks.clone import Clone
-from checks.lock import CLAIMS, stale_stages
+from checks.lock import CLAIMS_PIPELINE, stale_stages
 from tests.pipelines.test_pipeline import runs_of, stages_run
 
 pytestmark = pytest.mark.laboratory
@@ -63,7 +63,7 @@ def test_a_search_finds_the_trials_of_a_claim(laboratory):
 
 
 def test_nothing_is_stale_and_nothing_to_do(laboratory):
-    assert stale_stages(laboratory.root, CLAIMS) == {}
+    assert stale_stages(laboratory.root, CLAIMS_PIPELINE) == {}
     assert stages_run(laboratory.succeed("dvc", "repro", "claims/dvc.yaml")) == set()
 
 
@@ -78,7 +78,7 @@ def test_a_reader_who_disagrees_judges_anew_on_a_fresh_clone_without_data(labora
     assert verdicts_of(fresh)["I1b"]["smallest_effect"] == 0.5
     assert '"verdict"' in fresh.run("dvc", "metrics", "show", "--json", "reports/claims/effects.json").stdout
     assert verdicts_of(fresh)["I1b"]["mean"] == verdicts_of(laboratory)["I1b"]["mean"]
-    assert stale_stages(fresh.root, CLAIMS) == {}
+    assert stale_stages(fresh.root, CLAIMS_PIPELINE) == {}
 
 
 def test_a_new_level_and_a_new_study_with_its_claim_are_declared_and_need_no_code(laboratory, tmp_path):
@@ -119,7 +119,7 @@ def test_a_changed_table_is_seen_by_the_checks(laboratory, tmp_path):
     copy = laboratory.copy(tmp_path / "copy")
     path = copy.root / "reports/claims/studies/dropout/trials.csv"
     path.write_text(path.read_text().replace("False", "True", 1))
-    assert "reports/claims/studies/dropout/trials.csv (modified)" in stale_stages(copy.root, CLAIMS)["measure@dropout"]
+    assert "reports/claims/studies/dropout/trials.csv (modified)" in stale_stages(copy.root, CLAIMS_PIPELINE)["measure@dropout"]
     shutil.copyfile(laboratory.root / "reports/claims/report.md", copy.root / "reports/claims/report.html")
     done = copy.run("python", "-m", "claims.report", "--check")
     assert done.returncode == 1

@@ -18,7 +18,7 @@ from tests.pipelines.test_pipeline import runs_of
 
 pytestmark = pytest.mark.resilience
 
-STAGE = ("python", "-m", "pipeline.train", "baseline")
+STAGE = ("python", "-m", "pipeline.train", "train", "baseline")
 
 
 class Disk:

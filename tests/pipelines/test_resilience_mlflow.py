@@ -22,7 +22,7 @@ from tests.conftest import ROOT, Project, clone_project, read_until
 
 pytestmark = pytest.mark.resilience
 
-STAGE = ("python", "-u", "-m", "pipeline.train", "baseline")
+STAGE = ("python", "-u", "-m", "pipeline.train", "train", "baseline")
 SEEDS = [0, 1]
 EPOCHS = 80
 WRITERS, RUNS, ROWS = 4, 5, 40
