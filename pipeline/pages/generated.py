@@ -24,15 +24,12 @@ def check_files(files: dict[str, str], folder: Path, remedy: str = "run `dvc rep
 
 def write_files(files: dict[str, str], folder: Path) -> None:
     """Write each file whole, and remove the figures of an earlier report."""
-    with replacing(folder / FIGURES) as temporary:
-        temporary.mkdir()
-        for name, text in files.items():
-            if name.startswith(f"{FIGURES}/"):
-                (temporary / Path(name).name).write_text(text, encoding="utf-8")
     for name, text in files.items():
-        if not name.startswith(f"{FIGURES}/"):
-            with replacing(folder / name) as path:
-                path.write_text(text, encoding="utf-8")
+        with replacing(folder / name) as path:
+            path.write_text(text, encoding="utf-8")
+    for path in (folder / FIGURES).glob("*"):
+        if f"{FIGURES}/{path.name}" not in files:
+            path.unlink()
 
 
 def update_page(begin: str, end: str, block: str, *, remedy: str, check: bool = False, page: Path = README) -> None:

@@ -1,65 +1,42 @@
-"""The look that every figure shares, and drawing as SVG that is the same to the byte every time."""
+"""The style that every figure shares, and drawing as SVG that is the same to the byte every time."""
 
 import io
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib import rc_context, style
+from matplotlib import rcParams, style
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
-from matplotlib.typing import RcKeyType
 
 # Okabe & Ito's palette (jfly.uni-koeln.de/color), which readers with any colour vision can tell apart.
 ARM_COLOURS = ("#0072B2", "#D55E00", "#56B4E9", "#000000")
 LEVEL_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#595959"
 
-STYLE: dict[RcKeyType, Any] = {
-    # DejaVu comes with matplotlib, so that the layout is the same on every machine; it is wide, so that others fit.
-    "font.sans-serif": ["DejaVu Sans", "Helvetica Neue", "Arial"],
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": "#222222",
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "text.color": "#222222",
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "figure.constrained_layout.use": True,
-    "figure.facecolor": "white",
-    "svg.fonttype": "none",
-    "svg.hashsalt": "batch-norm-laboratory",
-}
+STYLE = Path(__file__).with_name("figures.mplstyle")
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
 def draw(build: Callable[..., Figure], *arguments: Any) -> str:  # noqa: ANN401 - whatever the builder takes
     """Call `build` under the common style and return its figure as SVG."""
-    with style.context("default"), rc_context(STYLE):
+    with style.context(["default", STYLE]):
         svg = io.StringIO()
         build(*arguments).savefig(svg, format="svg", metadata=NO_METADATA)
     return svg.getvalue()
 
 
 def colour_of(item: object, among: Sequence[object], palette: Sequence[str]) -> str:
-    """Colour by place: the same arm or level has the same colour in every figure."""
+    """Return a colour by place: the same arm or level has the same colour in every figure."""
     return palette[list(among).index(item) % len(palette)]
 
 
 def ink(colour: str) -> str:
-    """A darker tone of `colour`, for text that can be read on white."""
+    """Return a darker tone of `colour`, for text that can be read on white."""
     red, green, blue = to_rgb(colour)
     return to_hex((0.72 * red, 0.72 * green, 0.72 * blue))
 
@@ -75,49 +52,37 @@ def plot_seeds(axes: Axes, trials: pd.DataFrame, x: str, y: str, colour: str) ->
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Write each (height, text, colour) at the right edge, moved apart where they would overlap.
+    """Write each (height, text, colour) at the right edge, moved apart where labels would overlap.
 
-    Call it when the vertical axis has its scale and its limits, on axes that share theirs after the last curve is drawn.
+    Call it when the vertical axis has its scale and its limits; on axes that share theirs, after the last curve is drawn.
     """
     axes.get_ylim()  # which settles the limits that the next line uses
     to_share = axes.transScale + axes.transLimits  # of the axes' height
-    wanted = [float(to_share.transform((1, height))[1]) for height, _, _ in sorted(ends)]
-    shares = _move_apart(wanted, [_line_height(axes) * (1 + text.count("\n")) for _, text, _ in sorted(ends)])
-    for share, (_, text, colour) in zip(shares, sorted(ends), strict=True):
+    spec, figure = axes.get_subplotspec(), axes.get_figure(root=True)
+    rows = spec.get_gridspec().nrows if spec else 1
+    # About the share of the axes' height that a line of a label takes; titles and ticks take a quarter of a panel.
+    line_height = rows * 1.4 * rcParams["font.size"] / (0.75 * 72 * figure.get_figheight()) if figure else 0.0
+    ends = sorted(ends)
+    wanted = [float(to_share.transform((1, height))[1]) for height, _, _ in ends]
+    shares = _move_apart(wanted, [line_height * (1 + text.count("\n")) for _, text, _ in ends])
+    for share, (_, text, colour) in zip(shares, ends, strict=True):
         height = to_share.inverted().transform((0, share))[1]
         axes.text(1.02, height, text, color=ink(colour), va="center", fontweight="bold", transform=axes.get_yaxis_transform())
 
 
 def _move_apart(places: Sequence[float], sizes: Sequence[float]) -> list[float]:
-    """Centres of things of these sizes, in rising order, that overlap nowhere; those that would stay around their mean place."""
+    """Return centres, in rising order, of things of these sizes that overlap nowhere. Those that touch stay around their mean place."""
     groups: list[tuple[list[float], list[float]]] = []  # the places and sizes of things that touch
+
+    def bottom(group: tuple[list[float], list[float]]) -> float:
+        return sum(group[0]) / len(group[0]) - sum(group[1]) / 2
+
     for place, size in zip(places, sizes, strict=True):
         groups.append(([place], [size]))
-        while len(groups) > 1 and _top(*groups[-2]) > _bottom(*groups[-1]):
+        while len(groups) > 1 and bottom(groups[-2]) + sum(groups[-2][1]) > bottom(groups[-1]):
             wanted, heights = groups.pop()
             groups[-1] = (groups[-1][0] + wanted, groups[-1][1] + heights)
-    return [centre for wanted, heights in groups for centre in _stack(wanted, heights)]
-
-
-def _bottom(places: Sequence[float], sizes: Sequence[float]) -> float:
-    return sum(places) / len(places) - sum(sizes) / 2
-
-
-def _top(places: Sequence[float], sizes: Sequence[float]) -> float:
-    return _bottom(places, sizes) + sum(sizes)
-
-
-def _stack(places: Sequence[float], sizes: Sequence[float]) -> list[float]:
-    """Centres of things that stand on each other, in the middle of where they should be."""
-    ends = list(accumulate(sizes, initial=_bottom(places, sizes)))
-    return [end + size / 2 for end, size in zip(ends, sizes, strict=False)]
-
-
-def _line_height(axes: Axes) -> float:
-    """About the share of the axes' height that a line of a label takes; titles and ticks take a quarter of a panel."""
-    spec, figure = axes.get_subplotspec(), axes.get_figure(root=True)
-    rows = spec.get_gridspec().nrows if spec else 1
-    return rows * 1.4 * STYLE["font.size"] / (0.75 * 72 * figure.get_figheight()) if figure else 0.0
+    return [end + size / 2 for group in groups for end, size in zip(accumulate(group[1], initial=bottom(group)), group[1], strict=False)]
 
 
 def scale_by_ratios(axes: Axes) -> None:

@@ -1,4 +1,4 @@
-"""Keep the README's headline results equal to reports/notebook/metrics.json."""
+"""Keeps the README's headline results equal to reports/notebook/metrics.json."""
 
 import argparse
 from pathlib import Path
@@ -9,18 +9,18 @@ from jinja2 import UndefinedError
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 from pipeline.common.tables import read_json
-from pipeline.pages.generated import update_page
+from pipeline.pages.generated import REPORTS, update_page
 from pipeline.pages.rendering import render
 from pipeline.trials.notebook import BASELINE, BATCH_NORM, TRAIN
 
 TEMPLATES = Path(__file__).parent / "templates"
-METRICS = Path("reports/notebook/metrics.json")
+METRICS = REPORTS / "metrics.json"
 BEGIN = "<!-- results: made by python -m pipeline.reporting.readme -->"
 END = "<!-- end of results -->"
 
 
 def main() -> None:
-    """Read reports/notebook/metrics.json and write README.md, or with --check only compare."""
+    """Read metrics.json and write README.md. With --check, only compare."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.reporting.readme", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the results in the README are not current")
     check = parser.parse_args().check
@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def headline_results(metrics: dict[str, Any]) -> str:
-    """Write the headline results as Markdown.
+    """Return the headline results as Markdown.
 
     Raises:
         PipelineError: `metrics` lacks a headline figure.
