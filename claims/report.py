@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.reporting.theory import count_parameters, list_layers
+
 from claims.judging.contrasts import effect_with
 from claims.measure import label_columns, whole_histories
 from claims.reporting import phrases, wording
@@ -22,7 +24,6 @@ from pipeline.pages.html import make_page
 from pipeline.pages.plotting import draw
 from pipeline.pages.rendering import make_environment
 from pipeline.pages.wording import Figures
-from pipeline.reporting.theory import count_parameters, list_layers
 from pipeline.training.result import DIVERGED_LOSS
 from pipeline.trials.notebook import BASELINE
 

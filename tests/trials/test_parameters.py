@@ -4,9 +4,9 @@ import sys
 import time
 
 import pytest
+from pipeline.reporting.theory import count_parameters, list_layers
 
 from pipeline.common.errors import PipelineError
-from pipeline.reporting.theory import count_parameters, list_layers
 from pipeline.trials.parameters import load_parameters
 from tests.conftest import ROOT
 
