@@ -4,7 +4,7 @@ import asyncio
 import ssl
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import BinaryIO
 
@@ -20,6 +20,7 @@ MINIMUM_BYTES_PER_SECOND = 1000
 MAXIMUM_REDIRECTS = 10
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 4.0
+SECONDS_BETWEEN_LINES = 15
 
 
 class _PassingError(Exception):
@@ -64,6 +65,7 @@ class _Transfer:
     total_bytes: int | None = None
     etag: str = ""
     new_bytes: int = 0  # since the deadline was last moved
+    printed: float = field(default_factory=time.monotonic)
 
     async def attempt(self) -> None:
         """Ask for what is missing of the file, and receive it."""
@@ -128,6 +130,12 @@ class _Transfer:
             self._check_size(size)
             self.file.write(chunk)
             self.progress.update(self.progress.task_ids[0], completed=size, total=self.total_bytes)
+            if self.progress.disable and time.monotonic() - self.printed > SECONDS_BETWEEN_LINES:  # off a terminal there is no bar
+                self.printed = time.monotonic()
+                print(
+                    f"{public(self.url)}: {size / 1e6:.1f} of {format(self.total_bytes / 1e6, '.1f') if self.total_bytes else '?'} MB",
+                    file=sys.stderr,
+                )
             self.new_bytes += len(chunk)
             if self.new_bytes >= enough_bytes:
                 self.new_bytes = 0
