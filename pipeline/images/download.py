@@ -132,10 +132,8 @@ class _Transfer:
             self.progress.update(self.progress.task_ids[0], completed=size, total=self.total_bytes)
             if self.progress.disable and time.monotonic() - self.printed > SECONDS_BETWEEN_LINES:  # off a terminal there is no bar
                 self.printed = time.monotonic()
-                print(
-                    f"{public(self.url)}: {size / 1e6:.1f} of {format(self.total_bytes / 1e6, '.1f') if self.total_bytes else '?'} MB",
-                    file=sys.stderr,
-                )
+                total = f" of {self.total_bytes / 1e6:.1f}" if self.total_bytes else ""
+                print(f"{public(self.url)}: {size / 1e6:.1f}{total} MB", file=sys.stderr)
             self.new_bytes += len(chunk)
             if self.new_bytes >= enough_bytes:
                 self.new_bytes = 0
