@@ -8,8 +8,18 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from pipeline.images.cifar10 import CLASSES
+from pipeline.training.metric_names import BATCH_NORM_METRICS, EPOCH_METRICS
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"
+LAYERS = [
+    ["Rescaling", "32 × 32 × 3", 0, 0],
+    ["Flatten", "3072", 0, 0],
+    ["Dense", "512", 1_573_376, 0],
+    ["ReLU", "512", 0, 0],
+    ["Batch normalization", "512", 1_024, 1_024],
+    ["Dense", "10", 5_130, 0],
+    ["Softmax", "10", 0, 0],
+]
 # (training, validation, recalibrated validation) accuracy at the last epoch
 LEVELS = {"baseline": (0.60, 0.495, None), "batch_norm": (0.70, 0.48, 0.50)}
 
@@ -46,20 +56,25 @@ def _write_parameters(root, seeds, epochs):
 
 
 def _trial(arm, batch_size, seed, epochs, level, diverges):
+    """A history with every listed metric; accuracies that nothing below names are like those of their split."""
     random = np.random.default_rng([len(arm), batch_size, seed])
     train, validation, recalibrated = level
     epoch = np.arange(1, epochs + 1)
     progress = 1 - np.exp(-epoch / 6) if epochs > 1 else np.ones(1)
     shared = random.normal(0, 0.004)
-    trial = pd.DataFrame({"arm": arm, "batch_size": batch_size, "seed": seed, "epoch": epoch})
-    trial["accuracy"] = 0.28 + (train - 0.30) * progress + random.normal(0, 0.002, epochs)
-    trial["val_accuracy"] = 0.30 + (validation - 0.30) * np.minimum(1, progress * 1.3) + shared + random.normal(0, 0.006, epochs)
-    trial["train_eval_accuracy"] = 0.30 + (train - 0.30) * progress + shared + random.normal(0, 0.003, epochs)
+    accuracies = {
+        "accuracy": 0.28 + (train - 0.30) * progress + random.normal(0, 0.002, epochs),
+        "val_accuracy": 0.30 + (validation - 0.30) * np.minimum(1, progress * 1.3) + shared + random.normal(0, 0.006, epochs),
+        "train_eval_accuracy": 0.30 + (train - 0.30) * progress + shared + random.normal(0, 0.003, epochs),
+    }
     if recalibrated is not None:
-        trial["val_accuracy_recalibrated"] = 0.33 + (recalibrated - 0.33) * np.minimum(1, progress * 1.3) + shared
-    for column in [name for name in trial if "accuracy" in name]:
-        loss = 2.2 - 1.6 * trial[column] + (0.02 * epoch if column.startswith("val") else 0)
-        trial.insert(trial.columns.get_loc(column), column.replace("accuracy", "loss"), loss)
+        accuracies["val_accuracy_recalibrated"] = 0.33 + (recalibrated - 0.33) * np.minimum(1, progress * 1.3) + shared
+    trial = pd.DataFrame({"arm": arm, "batch_size": batch_size, "seed": seed, "epoch": epoch})
+    for metric in [*EPOCH_METRICS, *(BATCH_NORM_METRICS if recalibrated is not None else ())]:
+        like = metric.replace("loss", "accuracy")
+        split = "val_accuracy" if metric.startswith("val") else "train_eval_accuracy"
+        values = accuracies.get(like, accuracies[split])
+        trial[metric] = 2.2 - 1.6 * values + (0.02 * epoch if metric.startswith("val") else 0) if "loss" in metric else values
     if diverges:
         trial = trial.head(min(3, epochs))
         trial.loc[trial.index[-1], "loss"] = np.nan
@@ -86,6 +101,8 @@ def _write_evaluation(folder, finished, levels):
         for predicted in CLASSES
     ]
     _write_csv(folder / "confusion_matrix.csv", pd.DataFrame(counts, columns=["arm", "actual", "predicted", "count"]))
+    layers = [[arm, *layer] for arm in levels for layer in LAYERS if arm != "baseline" or layer[0] != "Batch normalization"]
+    _write_csv(folder / "layers.csv", pd.DataFrame(layers, columns=["arm", "layer", "output", "trained", "moving"]))
     references = [["majority_class", None, 0.1], ["softmax_regression", 1.74, 0.39]]
     _write_csv(folder / "references.csv", pd.DataFrame(references, columns=["reference", "loss", "accuracy"]))
 
@@ -95,6 +112,8 @@ def _write_profile(folder):
     channels = {"mean": [0.4914, 0.4822, 0.4465], "sd": [0.2470, 0.2435, 0.2616]}
     twins = {"images": 2, "with_another_label": 1}
     profile = {
+        "dataset": {"name": "cifar10", "title": "CIFAR-10", "home": "https://www.cs.toronto.edu/~kriz/cifar.html", "citation": "2009"},
+        "split": {"method": "last", "validation_fraction": 0.2, "seed": 0},
         "classes": {split: dict.fromkeys(CLASSES, count) for split, count in counts.items()},
         "channels": dict.fromkeys((*counts, "official_train"), channels),
         "duplicates": {split: dict.fromkeys(counts, twins) for split in counts},

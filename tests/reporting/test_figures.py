@@ -3,8 +3,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipeline.report import draw_figures
-from pipeline.reporting.results import derive_results
+from pipeline.reporting.page import make_report
 from pipeline.reporting.tables import read_stage_outputs
 from pipeline.trials.parameters import load_parameters
 from tests.synthetic_results import write_results
@@ -17,7 +16,8 @@ def draw(folder, **shape):
         write_results(folder, **shape)
         patch.chdir(folder)
         parameters = load_parameters()
-        return draw_figures(parameters, derive_results(read_stage_outputs(parameters)))
+        files = make_report(parameters, read_stage_outputs(parameters))
+        return {name: text for name, text in files.items() if name.endswith(".svg")}
 
 
 @pytest.fixture(scope="module")

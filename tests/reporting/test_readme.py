@@ -3,10 +3,12 @@ import sys
 
 import pytest
 
-from pipeline import report
 from pipeline.common.errors import PipelineError
 from pipeline.pages.wording import SPACE
 from pipeline.reporting import readme
+from pipeline.reporting.facts import summarize_results
+from pipeline.reporting.tables import read_stage_outputs
+from pipeline.trials.parameters import load_parameters
 from tests.synthetic_results import write_results
 
 TEXT = f"# Title\n\nBefore.\n\n{readme.BEGIN}\nold\n{readme.END}\n\nAfter.\n"
@@ -18,14 +20,14 @@ def metrics(tmp_path_factory):
     write_results(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        parameters = report.load_parameters()
-        return report.summarize_results(report.derive_results(report.read_stage_outputs(parameters)), parameters)
+        parameters = load_parameters()
+        return summarize_results(read_stage_outputs(parameters), parameters)
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch, metrics):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports/notebook").mkdir(parents=True)
     (tmp_path / "reports/notebook/metrics.json").write_text(json.dumps(metrics))
     (tmp_path / "README.md").write_text(TEXT)
     return tmp_path
@@ -58,7 +60,7 @@ def test_running_again_changes_nothing(project, monkeypatch):
 
 
 def test_check_tells_and_changes_nothing(project, monkeypatch):
-    with pytest.raises(PipelineError, match=r"^README\.md: .*run `python -m pipeline\.readme`$"):
+    with pytest.raises(PipelineError, match=r"^README\.md: .*run `python -m pipeline\.reporting\.readme`$"):
         run(monkeypatch, "--check")
     assert (project / "README.md").read_text() == TEXT
 
@@ -76,7 +78,7 @@ def test_missing_or_foreign_metrics_are_an_error(project, monkeypatch):
         run(monkeypatch)
     for foreign in ("5", "[]", '{"train_differences": "text"}'):
         (project / "reports/notebook/metrics.json").write_text(foreign)
-        with pytest.raises(PipelineError, match=r"not as the report writes it"):
+        with pytest.raises(PipelineError, match=r"metrics\.json: .*; run `dvc repro --force report`"):
             run(monkeypatch)
     (project / "reports/notebook/metrics.json").unlink()
     with pytest.raises(PipelineError, match="not found; run `dvc repro report`"):

@@ -58,8 +58,8 @@ def files_of(folder):
 
 
 def test_every_file_is_made_and_nothing_else(made):
-    names = {str(path) for path in files_of(made / "reports") if path.parent == Path()}
-    assessed = {"test_trials.csv", "test_per_class.csv", "test_references.csv", "confusion_matrix.csv"}
+    names = {str(path) for path in files_of(made / "reports/notebook") if path.parent == Path()}
+    assessed = {"layers.csv", "test_trials.csv", "test_per_class.csv", "test_references.csv", "confusion_matrix.csv"}
     assert names == {"report.md", "report.html", "metrics.json", "history.csv", "weights.csv", "inputs.csv", "data_profile.json", *assessed}
 
 
@@ -89,9 +89,9 @@ def test_the_report_can_be_made_again_from_its_own_tables_alone(made, tmp_path):
 def test_a_file_that_its_tables_do_not_give_is_named(made, tmp_path, spoil):
     shutil.copy(made / "params.yaml", tmp_path)
     shutil.copytree(made / "reports", tmp_path / "reports")
-    with (tmp_path / "reports" / spoil).open("a") as file:
+    with (tmp_path / "reports/notebook" / spoil).open("a") as file:
         file.write(" ")
-    with pytest.raises(PipelineError, match=rf"^reports: {spoil}: not what the measurements beside them give"):
+    with pytest.raises(PipelineError, match=rf"^reports/notebook: {spoil}: not what the measurements beside them give"):
         check(tmp_path)
 
 
@@ -141,7 +141,7 @@ def test_the_wording_follows_the_data(tmp_path, tmp_path_factory):
 def test_equal_arms_are_not_told_apart(tmp_path):
     equal = (0.60, 0.48)
     markdown = make_report(tmp_path, levels={"baseline": (*equal, None), "batch_norm": (*equal, 0.48)}, seeds=(0, 1))
-    assert "left validation accuracy not distinguishably changed" in markdown
+    assert "did not measurably change validation accuracy" in markdown
     assert "not distinguishable (interval includes 0)" in markdown
 
 
@@ -242,6 +242,7 @@ def test_formulas_become_mathml(made):
         "results/train/batch_norm/weights/seed-0.weights.h5",
         "results/evaluate/trials.csv",
         "results/evaluate/references.csv",
+        "results/evaluate/layers.csv",
         "data/processed/profile.json",
     ],
 )

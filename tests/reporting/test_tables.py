@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from pipeline.common.errors import PipelineError
-from pipeline.report import make_report, write_files
+from pipeline.pages.generated import write_files
+from pipeline.reporting.page import make_report
 from pipeline.reporting.tables import check_declared, read_committed, read_stage_outputs
 from pipeline.trials.parameters import load_parameters
 from tests.synthetic_results import write_results
@@ -20,7 +21,7 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         parameters = load_parameters()
-        write_files(make_report(parameters, read_stage_outputs(parameters)), folder / "reports")
+        write_files(make_report(parameters, read_stage_outputs(parameters)), folder / "reports/notebook")
     return folder
 
 
@@ -29,7 +30,7 @@ def committed(made, tmp_path, monkeypatch):
     shutil.copytree(made / "reports", tmp_path / "reports")
     shutil.copy(made / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
-    return tmp_path / "reports"
+    return tmp_path / "reports/notebook"
 
 
 def read():
@@ -71,20 +72,21 @@ def set_cell(column, value):
         ("weights.csv", set_cell("batch_size", "small")),
         ("weights.csv", lambda table: table.head(3)),
         ("test_trials.csv", set_cell("accuracy", "high")),
+        ("layers.csv", set_cell("trained", "many")),
         ("inputs.csv", lambda table: table.drop(columns="md5")),
     ],
 )
 def test_a_damaged_table_is_named_in_one_line(committed, name, change):
     change(pd.read_csv(committed / name)).to_csv(committed / name, index=False)
-    with pytest.raises(PipelineError, match=rf"^reports/{name}: ") as raised:
+    with pytest.raises(PipelineError, match=rf"^reports/notebook/{name}: ") as raised:
         read()
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("text", ["[]", "5", "{", ""])
+@pytest.mark.parametrize("text", ["[]", "5", "{", "", "{}"])
 def test_a_damaged_profile_is_named(committed, text):
     (committed / "data_profile.json").write_text(text)
-    with pytest.raises(PipelineError, match=r"^reports/data_profile\.json: "):
+    with pytest.raises(PipelineError, match=r"^reports/notebook/data_profile\.json: "):
         read()
 
 

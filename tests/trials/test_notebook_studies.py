@@ -1,15 +1,7 @@
-import pandas as pd
 import pytest
-from ruamel.yaml import YAML
 
 from pipeline.common.errors import PipelineError
-from pipeline.pages.rendering import render
-from pipeline.report import describe
-from pipeline.reporting.results import derive_results
-from pipeline.reporting.summary import summarize_results
-from pipeline.reporting.tables import read_stage_outputs
 from pipeline.trials.parameters import load_parameters
-from tests.synthetic_results import write_results
 
 GRID = ("studies", "batch_size_grid")
 OTHER = {"arms": ["baseline", "batch_norm"], "grid": {"learning_rate": [0.1, 0.01]}, "seeds": [0], "log_models": False}
@@ -55,41 +47,3 @@ def test_other_studies_are_free(changed, study):
 
 def test_an_arm_of_another_study_may_have_other_epochs(changed):
     load_parameters(changed("arms", "longer", to={"epochs": 30}))
-
-
-def change_results(root, path, value):
-    yaml = YAML()
-    content = yaml.load(root / "params.yaml")
-    node = content
-    for key in path[:-1]:
-        node = node[key]
-    node[path[-1]] = value
-    yaml.dump(content, root / "params.yaml")
-
-
-ACCEPTED = [
-    (("trial", "hidden_units"), []),
-    (("trial", "optimizer"), "sgd"),
-    (("trial", "precision"), "bfloat16"),
-    (("trial", "batch_size"), 1_000_000),
-    (("trial", "batch_norm_momentum"), 0.0),
-    (("trial", "normalization"), "layer"),
-    (("trial", "normalization_position"), "before_activation"),
-    (("studies", "train", "arms"), ["batch_norm", "baseline"]),
-    ((*GRID, "grid", "batch_size"), [32]),
-    (("arms", "batch_norm", "dropout"), 0.5),
-    (("arms", "layer_norm"), {"normalization": "layer", "epochs": 7}),
-    (("studies", "learning_rates"), OTHER),
-]
-
-
-@pytest.mark.parametrize(("path", "value"), ACCEPTED, ids=[f"{'.'.join(path)}={value!s:.20}" for path, value in ACCEPTED])
-def test_what_is_accepted_can_be_reported(tmp_path, monkeypatch, path, value):
-    write_results(tmp_path, seeds=(0, 1), epochs=2)
-    change_results(tmp_path, path, value)
-    monkeypatch.chdir(tmp_path)
-    parameters = load_parameters()
-    for history in tmp_path.glob("results/train/*/history.csv"):
-        pd.read_csv(history).assign(batch_size=parameters.trial.batch_size).to_csv(history, index=False)
-    results = derive_results(read_stage_outputs(parameters))
-    assert "# " in render("report.md", **describe(parameters, results, summarize_results(results, parameters)))

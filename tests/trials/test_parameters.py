@@ -4,7 +4,6 @@ import sys
 import time
 
 import pytest
-from pipeline.reporting.theory import count_parameters, list_layers
 
 from pipeline.common.errors import PipelineError
 from pipeline.trials.parameters import load_parameters
@@ -127,13 +126,13 @@ def test_many_seeds_are_checked_quickly(changed):
     assert time.process_time() - began < LIMIT_SECONDS
 
 
-def test_the_weights_that_are_bounded_are_those_of_the_model(changed, monkeypatch, parameters):
-    weights = count_parameters(list_layers(parameters.trial_config("baseline", {}, seed=0)))
-    monkeypatch.setattr("pipeline.trials.parameters.MAXIMUM_WEIGHTS", weights)
+def test_the_weights_that_are_bounded_are_those_of_the_hidden_layers(changed, monkeypatch):
+    weights = 3_073 * 512 + 513 * 256 + 257 * 128
+    monkeypatch.setattr("pipeline.training.network.MAXIMUM_WEIGHTS", weights)
     path = changed("trial", "epochs", to=1)
     load_parameters(path)
-    monkeypatch.setattr("pipeline.trials.parameters.MAXIMUM_WEIGHTS", weights - 1)
-    with pytest.raises(PipelineError, match=rf"trial\.hidden_units: gives a model {weights:,} weights"):
+    monkeypatch.setattr("pipeline.training.network.MAXIMUM_WEIGHTS", weights - 1)
+    with pytest.raises(PipelineError, match=rf"trial\.hidden_units: gives a network {weights:,} weights"):
         load_parameters(path)
 
 

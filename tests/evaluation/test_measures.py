@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluate import evaluate, evaluate_references, expected_calibration_error
+from pipeline.evaluation.measures import evaluate, evaluate_references, expected_calibration_error
 from pipeline.images.arrays import Examples
 from pipeline.images.cifar10 import CLASSES
 
@@ -16,7 +16,7 @@ LABELS = np.array([0, 0, 1, 1], np.uint8)
 
 
 def test_measures_each_trial():
-    tables = evaluate({("baseline", 0): probabilities([0, 0, 1, 0], confidence=0.7)}, LABELS)
+    tables = evaluate({("baseline", 0): probabilities([0, 0, 1, 0], confidence=0.7)}, LABELS, CLASSES)
     [trial] = tables["trials"].to_dict("records")
     assert (trial["arm"], trial["seed"], trial["accuracy"]) == ("baseline", 0, 0.75)
     assert trial["loss"] == pytest.approx((-3 * np.log(0.7) - np.log(0.3 / 9)) / 4, rel=1e-5)
@@ -24,7 +24,7 @@ def test_measures_each_trial():
 
 
 def test_measures_each_class():
-    table = evaluate({("baseline", 0): probabilities([0, 0, 1, 0])}, LABELS)["per_class"].set_index("class")
+    table = evaluate({("baseline", 0): probabilities([0, 0, 1, 0])}, LABELS, CLASSES)["per_class"].set_index("class")
     assert table.loc["airplane", ["precision", "recall", "support"]].tolist() == [pytest.approx(2 / 3), 1, 2]
     assert table.loc["automobile", ["precision", "recall", "f1"]].tolist() == [1, 0.5, pytest.approx(2 / 3)]
     assert table.loc["truck", ["f1", "support"]].tolist() == [0, 0]
@@ -33,7 +33,7 @@ def test_measures_each_class():
 
 def test_sums_confusions_over_an_arms_seeds():
     predictions = {("baseline", 0): probabilities([0, 0, 1, 0]), ("baseline", 1): probabilities([0, 1, 1, 1])}
-    table = evaluate(predictions, LABELS)["confusion_matrix"].set_index(["arm", "actual", "predicted"])["count"]
+    table = evaluate(predictions, LABELS, CLASSES)["confusion_matrix"].set_index(["arm", "actual", "predicted"])["count"]
     assert len(table) == 100
     assert table["baseline", "airplane", "airplane"] == 3
     assert table["baseline", "airplane", "automobile"] == 1

@@ -10,7 +10,7 @@ from pipeline.images.cifar10 import CLASSES
 from pipeline.pages import plots as plots_page
 from pipeline.pages.plotting import ARM_COLOURS, LEVEL_COLOURS
 from tests.chromium import browser
-from tests.reporting.test_plots import ARMS, dvc_plots, read_plots, repository, run  # noqa: F401 - a fixture
+from tests.pages.test_plots import ARMS, dvc_plots, read_plots, repository, run  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.browser
 

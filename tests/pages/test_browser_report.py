@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.browser
 
-REPORTS = {name: ROOT / name / "report.html" for name in ("reports", "reports/claims")}
+REPORTS = {name: ROOT / name / "report.html" for name in ("reports/notebook", "reports/claims")}
 FIGURES = sorted(path for page in REPORTS.values() for path in (page.parent / "figures").glob("*.svg"))
 SCREENS = {"phone": (360, 740), "tablet": (768, 1024), "desk": (1280, 800)}
 PRINTED = (717, 1045)  # what A4 leaves within Chromium's margins, in CSS pixels

@@ -17,8 +17,8 @@ def plain(text):
     [
         (HIGHER, "raised accuracy by 2.00 points (95 % interval +1.00 to +3.00)"),
         (LOWER, "lowered accuracy by 2.00 points (95 % interval −3.00 to −1.00)"),
-        (UNCLEAR, "left accuracy not distinguishably changed, +1.00 points (95 % interval −1.00 to +3.00)"),
-        (ONE_SEED, "moved accuracy by +2.00 points (n = 1, no interval)"),
+        (UNCLEAR, "did not measurably change accuracy (+1.00 points, 95 % interval −1.00 to +3.00)"),
+        (ONE_SEED, "changed accuracy by +2.00 points (n = 1, no interval)"),
     ],
 )
 def test_the_verb_follows_the_interval(difference, phrase):

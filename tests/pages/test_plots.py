@@ -13,16 +13,16 @@ from ruamel.yaml import YAML
 
 from pipeline.images.cifar10 import CLASSES
 from pipeline.pages.plotting import ARM_COLOURS, LEVEL_COLOURS
+from pipeline.training.metric_names import EPOCH_METRICS
+from tests.conftest import ROOT
 
-PROJECT = Path(__file__).parent.parent
-TEMPLATES = {path.stem: path for path in (PROJECT / ".dvc/plots").glob("*.json")}
-METRICS = [f"{split}{metric}" for split in ("", "val_", "train_eval_") for metric in ("loss", "accuracy")]
+TEMPLATES = {path.stem: path for path in (ROOT / ".dvc/plots").glob("*.json")}
 ARMS = ("baseline", "group_norm", "batch_norm")
 ACCURACY = {"baseline": 0.3, "group_norm": 0.4, "batch_norm": 0.5}
 
 
 def read_plots() -> dict[str, dict]:
-    plots = YAML(typ="safe").load(PROJECT / "dvc.yaml")["plots"]
+    plots = YAML(typ="safe").load(ROOT / "dvc.yaml")["plots"]
     return {name: definition for plot in plots for name, definition in plot.items()}
 
 
@@ -31,7 +31,7 @@ def write_data(root: Path, arms: Sequence[str], gain: float) -> None:
     rows = [_row("train", arm, 64, *trial, gain) for arm in arms for trial in _trials()]
     rows += [_row("batch_size_grid", "batch_norm", size, *trial, gain) for size in (128, 32) for trial in _trials()]
     counts = [[arm, actual, predicted, 6 if actual == predicted else 2] for arm in arms for actual in CLASSES for predicted in CLASSES]
-    (root / "reports").mkdir(exist_ok=True)
+    (root / "reports/notebook").mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_csv(root / "reports/notebook/history.csv", index=False)
     pd.DataFrame(counts, columns=["arm", "actual", "predicted", "count"]).to_csv(
         root / "reports/notebook/confusion_matrix.csv", index=False
@@ -45,7 +45,7 @@ def _trials():
 def _row(study, arm, batch_size, seed, epoch, gain):
     accuracy = ACCURACY[arm] + 0.01 * seed + gain * (arm == "batch_norm")
     row = {"study": study, "arm": arm, "batch_size": batch_size, "seed": seed, "epoch": epoch}
-    row |= {metric: accuracy if "accuracy" in metric else 2 - accuracy for metric in METRICS}
+    row |= {metric: accuracy if "accuracy" in metric else 2 - accuracy for metric in EPOCH_METRICS}
     if arm == "batch_norm":
         row |= {"val_loss_recalibrated": 1.4, "val_accuracy_recalibrated": 0.625}
     return row | ({"loss": None, "accuracy": 0.99, "val_accuracy": 0.99} if (seed, epoch) == (2, 2) else {})
@@ -56,9 +56,9 @@ def repository(tmp_path_factory):
     """The project's plots, templates and DVC configuration; the workspace has one arm more than HEAD."""
     root = tmp_path_factory.mktemp("plots")
     (root / ".dvc").mkdir()
-    shutil.copytree(PROJECT / ".dvc/plots", root / ".dvc/plots")
-    shutil.copy(PROJECT / ".dvc/config", root / ".dvc/config")
-    YAML().dump({"plots": YAML().load(PROJECT / "dvc.yaml")["plots"]}, root / "dvc.yaml")
+    shutil.copytree(ROOT / ".dvc/plots", root / ".dvc/plots")
+    shutil.copy(ROOT / ".dvc/config", root / ".dvc/config")
+    YAML().dump({"plots": YAML().load(ROOT / "dvc.yaml")["plots"]}, root / "dvc.yaml")
     write_data(root, ("baseline", "batch_norm"), gain=0)
     run(root, "git", "init", "-q")
     run(root, "git", "add", "-A")
