@@ -22,7 +22,7 @@ ALSO_COLUMNS = {
     "form",
     "val_accuracy",
     "diverged",
-}  # of tables, or files, or other things of that name
+}  # or files
 
 
 def test_a_tag_that_one_function_names_is_on_every_trial_and_changes_no_key(parameters, monkeypatch):
