@@ -55,7 +55,8 @@ def submit(histories: Mapping[str, pd.DataFrame], trials: Trials, output: Path) 
     metrics = {names.VAL_ACCURACY: candidate.val_accuracy, names.TEST_ACCURACY: row["accuracy"], names.TEST_LOSS: row["loss"]}
     model = model_name(config.network)
     card = render(
-        "model_card.md", Path(__file__).parent, model=model, dataset=read_dataset(), classes=validation.classes, image_shape=validation.image_shape, network=config.network,
+        "model_card.md", Path(__file__).parent, model=model, dataset=read_dataset(), classes=validation.classes,
+        image_shape=validation.image_shape, network=config.network,
         training_images=len(load_examples("train").labels), validation_images=len(validation.labels),
         candidate=candidate, metrics=metrics, linear=linear, form=form, trial_key=key, data_md5=data,
         calibration_error=row["expected_calibration_error"], arm_test_accuracy=summarize(of_arm["accuracy"]),

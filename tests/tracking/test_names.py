@@ -8,9 +8,9 @@ import pytest
 from checks.clone import ROOT
 from pipeline.tracking import names
 from pipeline.training import metric_names
-from pipeline.trials import study
+from pipeline.trials import execution
+from pipeline.trials.execution import Trial
 from pipeline.trials.key import code_fingerprint
-from pipeline.trials.study import Trial
 
 EPOCH_METRICS = metric_names.EPOCH_METRICS | metric_names.BATCH_NORM_METRICS
 ALSO_COLUMNS = {
@@ -30,7 +30,7 @@ def test_a_tag_that_one_function_names_is_on_every_trial_and_changes_no_key(para
     added = "colour"
     before = code_fingerprint()
     own = names.trial_tags
-    monkeypatch.setattr(study, "trial_tags", lambda *described: {**own(*described), added: "red"})
+    monkeypatch.setattr(execution, "trial_tags", lambda *described: {**own(*described), added: "red"})
     started = {}
 
     class Ledger:
@@ -39,8 +39,8 @@ def test_a_tag_that_one_function_names_is_on_every_trial_and_changes_no_key(para
             return name
 
     trials = {str(seed): Trial("train", "baseline", {}, parameters.trial_config("baseline", {}, seed), "0" * 32) for seed in (0, 1)}
-    recorder = study._Recorder(Ledger(), trials)
-    recorder.record([study.Started("0", "here"), study.Started("1", "there")])
+    recorder = execution._Recorder(Ledger(), trials)
+    recorder.record([execution.Started("0", "here"), execution.Started("1", "there")])
     assert [tags[added] for tags in started.values()] == ["red", "red"]
     assert (
         started["baseline-b64-s1"] | {"trial_key": "1", "host": "there", "study": "train", "arm": "baseline"} == started["baseline-b64-s1"]
