@@ -29,8 +29,8 @@ from benchmarks.protocol import ROOT
 from pipeline.common.command import run
 from pipeline.common.files import replacing
 from pipeline.tracking import store as tracking
+from pipeline.tracking.ledger import Ledger
 from pipeline.tracking.provenance import stage_tags
-from pipeline.tracking.store import Ledger
 from pipeline.training.environment import computing_environment
 from pipeline.training.result import TrialResult, save_result
 from pipeline.trials.parameters import load_parameters

@@ -18,7 +18,7 @@ from claims.studies.tables import read_mechanism, read_study, read_timing
 from pipeline.common.command import run
 from pipeline.common.files import replacing
 from pipeline.common.statistics import summarize_differences
-from pipeline.tracking.store import Ledger
+from pipeline.tracking.ledger import Ledger
 from pipeline.trials.notebook import BASELINE, BATCH_NORM
 
 SIGNIFICANT_DIGITS = 6

@@ -25,7 +25,7 @@ def main() -> None:
     files = make_report(parameters, read_stage_outputs(parameters))
     write_files(files, REPORTS)
 
-    from pipeline.tracking.store import Ledger  # here, since --check and bad input need no MLflow
+    from pipeline.tracking.ledger import Ledger  # here, since --check and bad input need no MLflow
     from pipeline.tracking.views import describe_experiment
 
     with Ledger() as ledger:

@@ -1,4 +1,4 @@
-"""MLflow's registry of models: what is registered for serving, and which version carries the alias `champion`."""
+"""MLflow's registry of models: which versions there are, and which carries the alias `champion` and is served."""
 
 from __future__ import annotations
 
@@ -7,129 +7,198 @@ import inspect
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.training.quiet_tensorflow import nothing_on_stderr  # isort: skip - before TensorFlow
 import mlflow.artifacts
 import mlflow.pyfunc
+import numpy as np
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import Object, Property
 
 from pipeline.common.addresses import reason
 from pipeline.common.errors import PipelineError
 from pipeline.common.statistics import Summary
-from pipeline.images.cifar10 import CLASSES
-from pipeline.serving.champion import Candidate, Champion, objections
-from pipeline.tracking.models import IMAGES, log_model
-from pipeline.tracking.store import Ledger, PatientClient, store_lock
+from pipeline.tracking import names
+from pipeline.tracking.ledger import ALREADY_THERE, Ledger
+from pipeline.tracking.models import log_model
+from pipeline.tracking.provenance import read_dataset
+from pipeline.tracking.store import PatientClient, store_lock
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     import keras
-    import numpy as np
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.pyfunc import PyFuncModel
     from numpy.typing import NDArray
 
-MODEL = "cifar10-mlp"
 ALIAS = "champion"
 NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the model, or the alias
 PICKLES_VARIABLE = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
-ALREADY_THERE = "RESOURCE_ALREADY_EXISTS"
-ABOUT = "Classifies 32 x 32 colour images into the ten classes of CIFAR-10. The alias `champion` is on the version that is served."
-SIGNATURE = ModelSignature(
-    Schema([IMAGES]),
-    Schema(
-        [
-            ColSpec(DataType.string, "class"),
-            ColSpec(Object([Property(name, DataType.double) for name in CLASSES]), "probabilities"),
-        ]
-    ),
-)
+ABOUT = "Classifies images. The alias `champion` is on the version that is served; each version is described by its model card."
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The trial that validates best: its arm, chosen by its mean over seeds, and within it the seed."""
+
+    arm: str
+    seed: int
+    val_accuracy: float
+    arm_val_accuracy: Summary
+
+
+@dataclass(frozen=True)
+class Champion:
+    """What the registry says of the model that is served now. Of one that was registered by hand it says the version alone."""
+
+    version: str
+    data_md5: str | None
+    arm_val_accuracy: Summary | None
 
 
 @dataclass(frozen=True)
 class Submission:
     """A candidate with all that the registry keeps of it.
 
-    `network` takes uint8 images `(n, 32, 32, 3)`; `metrics` are shares and nats; `example` is one image, `(1, 32, 32, 3)`.
+    `network` takes uint8 images `(n, height, width, channels)`; `metrics` are shares and nats; `example` is one image.
     """
 
+    model: str
     candidate: Candidate
     trial_key: str
     data_md5: str
     linear_val_accuracy: float
     network: keras.Sequential
+    classes: Sequence[str]
     form: str
     card: str
     metrics: Mapping[str, float]
     example: NDArray[np.uint8]
 
+    def signature(self) -> ModelSignature:
+        """Return the signature, which has MLflow pass on the images as they are: for uint8 it would cut 0.5 to 0."""
+        probabilities = Object([Property(name, DataType.double) for name in self.classes])
+        outputs = Schema([ColSpec(DataType.string, "class"), ColSpec(probabilities, "probabilities")])
+        return ModelSignature(Schema([TensorSpec(np.dtype("object"), (-1,), "images")]), outputs)
+
+    def identity(self) -> str:
+        """Return a hash that is equal for what answers in the same way: trained alike, and served by the same code."""
+        described = (self.trial_key, inspect.getsource(_code_of_served_model()), str(self.signature()))
+        return hashlib.sha256("\n".join(described).encode()).hexdigest()
+
+    def tags(self) -> dict[str, str]:
+        """Return what the model's version is tagged with."""
+        arm = self.candidate.arm_val_accuracy
+        return {
+            names.IDENTITY: self.identity(),
+            names.TRIAL_KEY: self.trial_key,
+            names.DATA_MD5: self.data_md5,
+            names.ARM: self.candidate.arm,
+            names.SEED: str(self.candidate.seed),
+            names.FORM: self.form,
+            names.ARM_SEEDS: str(arm.n),
+            names.ARM_MEAN: repr(arm.mean),
+            names.ARM_SD: "nan" if arm.sd is None else repr(arm.sd),
+            **{name: repr(value) for name, value in self.metrics.items()},
+        }
+
+
+def model_name(network: str) -> str:
+    """Return the name under which a network is registered, such as `cifar10-mlp`."""
+    return f"{read_dataset()['name']}-{network}"
+
 
 def register(ledger: Ledger, run_id: str, submission: Submission) -> str:
-    """Register the candidate, unless it is registered already, give it the alias if nothing speaks against it; say what came of it."""
+    """Register the candidate, unless it is there already, and give it the alias unless something speaks against it; say which."""
+    model, client = submission.model, ledger.client
     with store_lock():
-        version = _find(ledger.client, submission) or _add(ledger, run_id, submission)
-        _describe(ledger.client, version, submission)
-        present = read_champion(ledger.client)
-        named = f"{MODEL} version {version} ({submission.candidate.arm}, seed {submission.candidate.seed})"
+        version = _find(client, submission) or _add(ledger, run_id, submission)
+        # With more seeds, what is known of a version changes: the mean of its arm is another.
+        client.update_model_version(model, version, submission.card)
+        for name, value in submission.tags().items():
+            client.set_model_version_tag(model, version, name, value)
+        present = read_champion(client, model)
+        named = f"{model} version {version} ({submission.candidate.arm}, seed {submission.candidate.seed})"
         if present is not None and present.version == version:
             return f"{named} is the champion already"
         reasons = objections(submission.candidate, submission.linear_val_accuracy, submission.data_md5, present)
-        ledger.client.set_model_version_tag(MODEL, version, "gate", "; ".join(reasons) or "passed")
+        client.set_model_version_tag(model, version, names.GATE, "; ".join(reasons) or "passed")
         if reasons:
             return f"{named} is registered without the alias {ALIAS}: {'; '.join(reasons)}"
-        ledger.client.set_registered_model_alias(MODEL, ALIAS, version)
+        client.set_registered_model_alias(model, ALIAS, version)
     return f"{named} is the champion now"
 
 
-def read_champion(client: PatientClient) -> Champion | None:
-    """Read what the registry says of the version that carries the alias, if one does.
+def objections(candidate: Candidate, linear_val_accuracy: float, data_md5: str, champion: Champion | None) -> list[str]:
+    """Return why the candidate may not become champion; nothing if it may.
+
+    Its arm's mean must beat a linear classifier on the pixels, and fall behind the present champion's by no more than the
+    seeds' spread: the larger of the two arms' sample standard deviations. The test set has no say.
+    """
+    now, found = candidate.arm_val_accuracy, []
+    if now.mean <= linear_val_accuracy:
+        linear = f"a linear classifier on the pixels at {linear_val_accuracy:.2%}"
+        found.append(f"it validates at {now.mean:.2%} (mean over seeds), and {linear}")
+    if champion is None:
+        return found
+    before, named = champion.arm_val_accuracy, f"the present champion, version {champion.version},"
+    if before is None or champion.data_md5 != data_md5:
+        known = "learned from other data or another split" if champion.data_md5 else "was registered by hand"
+        mend = "take the alias from it in the MLflow UI if it should go"
+        found.append(f"{named} {known}, so that the two cannot be compared; {mend}")
+    elif now.mean < before.mean - (spread := max(before.sd or 0.0, now.sd or 0.0)):
+        means = f"it validates at {now.mean:.2%}, and {named} at {before.mean:.2%} (means over seeds)"
+        found.append(f"{means}: further behind than the seeds' spread of {100 * spread:.2f} points")
+    return found
+
+
+def read_champion(client: PatientClient, model: str) -> Champion | None:
+    """Return what the registry says of the version that carries the alias, if one does.
 
     A version that somebody registered by hand says nothing of itself, and cannot be compared.
     """
-    version = _version_with_alias(client)
+    version = _version_with_alias(client, model)
     if version is None:
         return None
-    tags = version.tags
     try:
-        sd, mean = (float(tags[f"arm_val_accuracy_{what}"]) for what in ("sd", "mean"))
-        summary = Summary(mean, None if math.isnan(sd) else sd, int(tags["arm_seeds"]))
-        return Champion(str(version.version), tags["data_md5"], summary)
+        sd, mean = float(version.tags[names.ARM_SD]), float(version.tags[names.ARM_MEAN])
+        summary = Summary(mean, None if math.isnan(sd) else sd, int(version.tags[names.ARM_SEEDS]))
+        return Champion(str(version.version), version.tags[names.DATA_MD5], summary)
     except (KeyError, ValueError):
         return Champion(str(version.version), None, None)
 
 
-def load_champion() -> tuple[PyFuncModel, str]:
-    """Load the model that carries the alias, and say which it is.
+def load_champion(model: str) -> tuple[PyFuncModel, str]:
+    """Load the version that carries the alias, and say which it is.
 
     Raises:
-        PipelineError: there is none, or it cannot be loaded, as one that is a pickle.
+        PipelineError: There is none, or it cannot be loaded, as one that is a pickle.
     """
     with Ledger() as ledger:
-        version = _version_with_alias(ledger.client)
+        version = _version_with_alias(ledger.client, model)
     if version is None:
         mend = "run `make repro`, or, where that has nothing to do, `dvc repro --force evaluate`"
-        raise PipelineError(f"{MODEL}: no version has the alias {ALIAS}; {mend}")
-    named = f"{MODEL} version {version.version} ({version.tags.get('arm', 'registered by hand')})"
+        raise PipelineError(f"{model}: no version has the alias {ALIAS}; {mend}")
+    named = f"{model} version {version.version} ({version.tags.get(names.ARM, 'registered by hand')})"
     mlflow.set_tracking_uri(ledger.tracking_uri)
     os.environ[PICKLES_VARIABLE] = "false"  # a pickle may run anything, and none of our models holds one
     try:
         with nothing_on_stderr():
-            return mlflow.pyfunc.load_model(f"models:/{MODEL}/{version.version}"), named
+            return mlflow.pyfunc.load_model(f"models:/{model}/{version.version}"), named
     except (MlflowException, OSError, ValueError) as error:
         raise PipelineError(f"{named}: cannot be loaded ({reason(error)}); run `dvc repro --force evaluate` to register it anew") from None
 
 
-def _version_with_alias(client: PatientClient) -> ModelVersion | None:
+def _version_with_alias(client: PatientClient, model: str) -> ModelVersion | None:
     try:
-        version: ModelVersion = client.get_model_version_by_alias(MODEL, ALIAS)
+        version: ModelVersion = client.get_model_version_by_alias(model, ALIAS)
     except MlflowException as error:
         if error.error_code not in NOT_THERE:
             raise
@@ -138,79 +207,46 @@ def _version_with_alias(client: PatientClient) -> ModelVersion | None:
 
 
 def _find(client: PatientClient, submission: Submission) -> str | None:
-    """The newest version that answers as this one would, and whose files are still there."""
-    versions = client.search_model_versions(f"name = '{MODEL}' and tags.identity = '{_identity(submission)}'")
-    whole = [int(version.version) for version in versions if _has_files(client, version)]
+    """Return the newest version that answers as this one would, and whose files are still there."""
+    whole = []
+    query = f"name = '{submission.model}' and tags.{names.IDENTITY} = '{submission.identity()}'"
+    for version in client.search_model_versions(query):
+        try:
+            address = client.get_model_version_download_uri(submission.model, version.version)
+            if mlflow.artifacts.list_artifacts(artifact_uri=address):
+                whole.append(int(version.version))
+        except (MlflowException, OSError):
+            continue
     return str(max(whole)) if whole else None
 
 
-def _has_files(client: PatientClient, version: ModelVersion) -> bool:
+def _add(ledger: Ledger, run_id: str, submission: Submission) -> str:
+    """Log the model to the run and register it; return its version."""
     try:
-        address = client.get_model_version_download_uri(MODEL, version.version)
-        return bool(mlflow.artifacts.list_artifacts(artifact_uri=address))
-    except (MlflowException, OSError):
-        return False
-
-
-def _identity(submission: Submission) -> str:
-    """Equal for what answers in the same way: trained alike, and answered for by the same code."""
-    described = (submission.trial_key, inspect.getsource(_code_of_served_model()), str(SIGNATURE))
-    return hashlib.sha256("\n".join(described).encode()).hexdigest()
+        ledger.client.create_registered_model(submission.model, description=ABOUT)
+    except MlflowException as error:
+        if error.error_code != ALREADY_THERE:
+            raise
+    with tempfile.TemporaryDirectory() as folder:
+        network = Path(folder) / "network.keras"
+        submission.network.save(network)
+        model = log_model(
+            ledger.tracking_uri,
+            run_id,
+            submission.model,
+            mlflow.pyfunc,
+            python_model=_code_of_served_model().__file__,
+            artifacts={"network": str(network)},
+            model_config={"classes": list(submission.classes)},
+            signature=submission.signature(),
+            input_example=submission.example,
+        )
+    ledger.log_summary(run_id, submission.metrics, model_id=model.model_id)
+    version = ledger.client.create_model_version(submission.model, f"models:/{model.model_id}", run_id, model_id=model.model_id)
+    return str(version.version)
 
 
 def _code_of_served_model() -> ModuleType:
     with nothing_on_stderr():  # where MLflow advises type hints, and would take them for another signature
         from pipeline.serving import served_model
     return served_model
-
-
-def _add(ledger: Ledger, run_id: str, submission: Submission) -> str:
-    try:
-        ledger.client.create_registered_model(MODEL, description=ABOUT)
-    except MlflowException as error:
-        if error.error_code != ALREADY_THERE:
-            raise
-    model = _log(ledger, run_id, submission)
-    ledger.log_model_metrics(run_id, model.model_id, dict(submission.metrics))
-    return str(ledger.client.create_model_version(MODEL, f"models:/{model.model_id}", run_id, model_id=model.model_id).version)
-
-
-def _log(ledger: Ledger, run_id: str, submission: Submission) -> Any:  # noqa: ANN401 - MLflow's ModelInfo is not typed
-    with tempfile.TemporaryDirectory() as folder:
-        network = Path(folder) / "network.keras"
-        submission.network.save(network)
-        return log_model(
-            ledger.tracking_uri,
-            run_id,
-            MODEL,
-            mlflow.pyfunc,
-            python_model=_code_of_served_model().__file__,
-            artifacts={"network": str(network)},
-            model_config={"classes": list(CLASSES)},
-            signature=SIGNATURE,
-            input_example=submission.example,
-        )
-
-
-def _describe(client: PatientClient, version: str, submission: Submission) -> None:
-    """Say of a version what is known now: with more seeds, another mean of its arm."""
-    client.update_model_version(MODEL, version, submission.card)
-    for name, value in _tags(submission).items():
-        client.set_model_version_tag(MODEL, version, name, value)
-
-
-def _tags(submission: Submission) -> dict[str, str]:
-    candidate = submission.candidate
-    sd = candidate.arm_val_accuracy.sd
-    return {
-        "identity": _identity(submission),
-        "trial_key": submission.trial_key,
-        "data_md5": submission.data_md5,
-        "arm": candidate.arm,
-        "seed": str(candidate.seed),
-        "form": submission.form,
-        "arm_seeds": str(candidate.arm_val_accuracy.n),
-        "arm_val_accuracy_mean": repr(candidate.arm_val_accuracy.mean),
-        "arm_val_accuracy_sd": "nan" if sd is None else repr(sd),
-        **{name: repr(value) for name, value in submission.metrics.items()},
-    }

@@ -1,48 +1,59 @@
-"""Who made a run: the process, the DVC stage, the code's commit, the versions and the processor."""
+"""Who made a run: the user, the process, the DVC stage, the commit, the versions and the processor; and on which data set."""
 
+import getpass
+import json
 import os
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
+from pipeline.tracking.names import DVC_EXPERIMENT, DVC_STAGE, GIT_COMMIT, GIT_DIRTY, USER
 from pipeline.training.environment import computing_environment
 
+PROFILE = Path("data/processed/profile.json")
 CLOCK_CORRECTION_SECONDS = 60  # a corrected clock moves the time at which a process is said to have begun
 
 
 def stage_tags() -> dict[str, str]:
-    """What every run of this process is tagged with: the DVC stage, the code's commit, versions and processor."""
-    dvc = {"dvc.stage": os.environ.get("DVC_STAGE"), "dvc.experiment": os.environ.get("DVC_EXP_NAME")}
-    return {**{name: value for name, value in dvc.items() if value}, **_git_tags(), **computing_environment()}
+    """Return what every run of this process is tagged with: user, DVC stage, commit, versions and processor."""
+    tags = {DVC_STAGE: os.environ.get("DVC_STAGE", ""), DVC_EXPERIMENT: os.environ.get("DVC_EXP_NAME", "")}
+    with suppress(OSError, KeyError):  # in a container, a user may have no name
+        tags[USER] = getpass.getuser()
+    with suppress(OSError, subprocess.CalledProcessError):
+        tags |= {GIT_COMMIT: _git("rev-parse", "HEAD"), GIT_DIRTY: str(bool(_git("status", "--porcelain"))).lower()}
+    return {**{name: value for name, value in tags.items() if value}, **computing_environment()}
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def read_dataset() -> dict[str, str]:
+    """Return what the stage `preprocess` wrote of the data set: `name`, such as `cifar10`, `title`, `home` and `citation`."""
+    found = {}
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads(PROFILE.read_text(encoding="utf-8"))["dataset"]
+    return {"name": "images", "title": "a data set without a name", "home": "", "citation": "", **found}
 
 
 def host() -> str:
-    """Name of this machine."""
+    """Return the name of this machine."""
     return os.uname().nodename
 
 
 def this_process() -> str:
-    """Name this process so that it is not taken for a later one with the same number."""
+    """Return a name for this process that no later process with the same number has."""
     process = psutil.Process()
     return f"{host()} {process.pid} {process.create_time():.2f}"
 
 
 def lives(process: str) -> bool:
-    """Whether the process of this host that was named so still runs."""
+    """Return whether the process of this host that `this_process` named so still runs."""
     _, pid, created = process.rsplit(" ", 2)
     with suppress(psutil.Error):
         found = psutil.Process(int(pid))
         same = abs(found.create_time() - float(created)) < CLOCK_CORRECTION_SECONDS
         return same and found.status() != psutil.STATUS_ZOMBIE
     return False
-
-
-def _git_tags() -> dict[str, str]:
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return {"mlflow.source.git.commit": git("rev-parse", "HEAD"), "git.dirty": str(bool(git("status", "--porcelain"))).lower()}
-    except (OSError, subprocess.CalledProcessError):
-        return {}

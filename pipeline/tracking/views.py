@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from pipeline.tracking.store import NOTE_TAG, Ledger
+from pipeline.tracking import names
+from pipeline.tracking.ledger import Ledger
+from pipeline.training.metric_names import TRAIN_EVAL_EXAMPLES
 
-WRITTEN_TAG = "note.sha256"
 DEFAULT_EXPERIMENT = "0"
-VIEW_TAG = "mlflow.sharedViewState."
 OURS = "Training runs of the Batch Normalization laboratory"
 FIRST_LINE = f"{OURS}: one run is one trial, and each seed is a trial of its own."
 RESULTS = {  # what the newest run of a kind holds, and in which file
-    "report": ("the report", "report.html"),
-    "verdicts": ("the verdict on each claim", "verdicts.json"),
-    "evaluation": ("the test set", "trials.csv"),
+    names.REPORT: ("the report", "report.html"),
+    names.VERDICTS: ("the verdict on each claim", "verdicts.json"),
+    names.EVALUATION: ("the test set", "trials.csv"),
 }
 RUNS_IN_A_CHART = 100
-TRIALS = "tags.kind = 'trial'"
-CURVES = ("val_accuracy", "val_accuracy_recalibrated", "train_eval_accuracy", "val_loss", "val_loss_recalibrated", "train_eval_loss")
+LAST_METRICS = tuple(f"metrics.`{name}`" for name in names.LAST_METRICS)
+BY_ARM_AND_BATCH_SIZE = (("tag", names.ARM), ("param", "batch_size"))
 
 
 @dataclass(frozen=True)
@@ -37,128 +37,99 @@ class View:
     group_by: tuple[tuple[str, str], ...] = ()  # (tag or param, name)
     curves: tuple[str, ...] = ()
     parallel: tuple[tuple[str, ...], tuple[str, ...]] | None = None  # parameters and metrics of parallel coordinates
-    order_by: str = "attributes.start_time"
-
-    @property
-    def shows_charts(self) -> bool:
-        """Whether the view is about charts rather than the table."""
-        return bool(self.curves or self.parallel)
 
 
-def _tags(*names: str) -> tuple[str, ...]:
-    return tuple(f"tags.`{name}`" for name in names)
-
-
-def _params(*names: str) -> tuple[str, ...]:
-    return tuple(f"params.`{name}`" for name in names)
-
-
-def _metrics(*names: str) -> tuple[str, ...]:
-    return tuple(f"metrics.`{name}`" for name in names)
-
-
-LAST_METRICS = _metrics("val_accuracy", "val_accuracy_recalibrated", "train_eval_accuracy", "val_loss")
 # The key stands in the view's address.
 VIEWS: Mapping[str, View] = {
-    "trials": View("All trials", TRIALS, (*_tags("study", "arm"), *_params("batch_size", "learning_rate", "seed"), *LAST_METRICS)),
+    "trials": View(
+        "All trials",
+        f"tags.{names.KIND} = '{names.TRIAL}'",
+        (f"tags.`{names.STUDY}`", f"tags.`{names.ARM}`", "params.`batch_size`", "params.`learning_rate`", "params.`seed`", *LAST_METRICS),
+    ),
     "arms": View(
         "Mean curves by arm",
-        "tags.study LIKE '%train'",  # which is the last by the alphabet; '%train%' is continued_training too
-        (*_tags("arm"), *_params("seed"), *LAST_METRICS),
-        group_by=(("tag", "arm"), ("param", "batch_size")),
-        curves=CURVES,
+        f"tags.{names.STUDY} LIKE '%train'",  # which is the last by the alphabet; '%train%' is continued_training too
+        (f"tags.`{names.ARM}`", "params.`seed`", *LAST_METRICS),
+        group_by=BY_ARM_AND_BATCH_SIZE,
+        curves=names.CURVES,
     ),
     "batch-sizes": View(
         "Mean curves by batch size",
-        "tags.study LIKE '%batch_size_grid%'",
-        (*_params("batch_size", "seed"), *LAST_METRICS),
-        group_by=(("tag", "arm"), ("param", "batch_size")),
-        curves=CURVES,
+        f"tags.{names.STUDY} LIKE '%batch_size_grid%'",
+        ("params.`batch_size`", "params.`seed`", *LAST_METRICS),
+        group_by=BY_ARM_AND_BATCH_SIZE,
+        curves=names.CURVES,
     ),
     "learning-rates": View(
         "Learning rates, parallel coordinates",
-        "tags.study LIKE '%learning_rate%'",
-        (*_tags("arm"), *_params("learning_rate", "seed"), *LAST_METRICS),
-        parallel=(("normalization", "learning_rate"), ("val_loss", "val_accuracy", "train_eval_accuracy")),
+        f"tags.{names.STUDY} LIKE '%learning_rate%'",
+        (f"tags.`{names.ARM}`", "params.`learning_rate`", "params.`seed`", *LAST_METRICS),
+        parallel=(("normalization", "learning_rate"), names.PARALLEL),
     ),
     "results": View(
-        "Reports, verdicts and evaluations",
-        "tags.kind != 'trial'",
-        (*_tags("kind"), "attributes.`Models`"),
+        "Reports, verdicts and evaluations", f"tags.{names.KIND} != '{names.TRIAL}'", (f"tags.`{names.KIND}`", "attributes.`Models`")
     ),
 }
 
 
 def describe_experiment(ledger: Ledger) -> None:
-    """Bring the experiment's note and saved views up to date; a note that somebody else wrote or changed stays.
+    """Bring the experiment's note and saved views up to date; keep a note that somebody else wrote or changed.
 
     MLflow's own experiment Default belongs to everybody and is left alone.
     """
     if ledger.experiment_id == DEFAULT_EXPERIMENT:
         return
-    results = {kind: run_id for kind in RESULTS if (run_id := ledger.newest_run(kind)) is not None}
-    note, tags = _note(ledger.experiment_id, results), _views()
-    if _is_as_written(ledger.experiment_tags()):
-        tags |= {NOTE_TAG: note, WRITTEN_TAG: _sha256(note)}
+    # The menu lists the view of the latest time first.
+    tags = {names.VIEW.format(key): _envelope(view, len(VIEWS) - position) for position, (key, view) in enumerate(VIEWS.items())}
+    present = ledger.experiment_tags()
+    before, written = present.get(names.NOTE, ""), present.get(names.NOTE_SHA256)  # earlier versions did not say what they wrote
+    if not before or (_sha256(before) == written if written else before.startswith(OURS)):
+        results = {kind: run_id for kind in RESULTS if (run_id := ledger.newest_run(kind)) is not None}
+        note = _note(ledger.experiment_id, results)
+        tags |= {names.NOTE: note, names.NOTE_SHA256: _sha256(note)}
     ledger.tag_experiment(tags)
-
-
-def _is_as_written(tags: Mapping[str, str]) -> bool:
-    """Whether the note is the one that was written last; earlier versions did not say which that was."""
-    note = tags.get(NOTE_TAG, "")
-    return not note or (_sha256(note) == tags[WRITTEN_TAG] if WRITTEN_TAG in tags else note.startswith(OURS))
 
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _views() -> dict[str, str]:
-    return {f"{VIEW_TAG}{key}": _envelope(view, len(VIEWS) - position) for position, (key, view) in enumerate(VIEWS.items())}
-
-
 def view_address(experiment_id: str, key: str) -> str:
-    """Where the UI shows a view, after its own address."""
-    mode = "&compareRunsMode=CHART" if VIEWS[key].shows_charts else ""
+    """Return where the UI shows a view, after its own address."""
+    mode = "&compareRunsMode=CHART" if VIEWS[key].curves or VIEWS[key].parallel else ""
     return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={quote(key)}{mode}"
 
 
 def _note(experiment_id: str, results: Mapping[str, str]) -> str:
-    """Write the note; `results` gives the newest run's id by kind."""
+    """Return the note, in Markdown; `results` gives the newest run's id by kind."""
     runs = f"#/experiments/{experiment_id}/runs"
     pages = [f"[{text}]({runs}/{results[kind]}/artifacts/{file})" for kind, (text, file) in RESULTS.items() if kind in results]
     views = [f"[{view.name}]({view_address(experiment_id, key)})" for key, view in VIEWS.items()]
-    return "\n".join(
-        [
-            FIRST_LINE,
-            "",
-            f"**Results:** {' · '.join([*pages, '[the models that are served](#/models)'])}",
-            "",
-            f"**Views** (also in the menu *Views*): {' · '.join(views)}",
-            "",
-            "**How to read it**",
-            "",
-            "- A run is named after its arm, batch size, level and seed; the tag `study` names every study that uses it.",
-            "- Steps are epochs. Group by the tag `arm` and the parameter `batch_size`, and curves become means over seeds.",
-            "- `train_eval_*`: inference mode on the first 10,000 training images. `val_*`: validation with BN's moving averages;",
-            "  `val_*_recalibrated`: with statistics of the training images in their place; `val_*_batch_statistics`: with those of",
-            "  each validation batch, as in training.",
-            "- The tag `claims` names the claims that a trial speaks to. Trials of study `train` have a model that can be served.",
-            "- Equal tags `trial_key` promise equal bytes: such a trial is read back and not trained again.",
-        ]
-    )
+    return f"""{FIRST_LINE}
+
+**Results:** {" · ".join([*pages, "[the models that are served](#/models)"])}
+
+**Views** (also in the menu *Views*): {" · ".join(views)}
+
+**How to read it**
+
+- A run is named after its arm, batch size, level and seed; the tag `{names.STUDY}` names every study that uses it.
+- Steps are epochs. Group by the tag `{names.ARM}` and the parameter `batch_size`, and curves become means over seeds.
+- `train_eval_*`: inference mode on the first {TRAIN_EVAL_EXAMPLES:,} training images. `val_*`: validation with BN's moving averages;
+  `val_*_recalibrated`: with statistics of the training images in their place; `val_*_batch_statistics`: with those of
+  each validation batch, as in training.
+- The tag `{names.CLAIMS}` names the claims that a trial speaks to. Trials of study `train` have a model that can be served.
+- Equal tags `{names.TRIAL_KEY}` promise equal bytes: such a trial is read back and not trained again."""
 
 
 def _envelope(view: View, time: int) -> str:
-    """Write a view as MLflow keeps it; the menu lists the one of the latest `time` first."""
-    return json.dumps({"name": view.name, "createdAt": time, "updatedAt": time, "state": json.dumps(_state(view))})
-
-
-def _state(view: View) -> dict[str, Any]:
+    """Return a view as MLflow keeps it."""
     charts = _charts(view)
-    return {
+    section = {"uuid": "charts", "name": "Charts", "display": True, "isReordered": False, "deleted": False, "isGenerated": False}
+    grouped = {"aggregateFunction": "average", "groupByKeys": [{"mode": mode, "groupByData": name} for mode, name in view.group_by]}
+    state = {
         "searchFilter": view.search,
-        "orderByKey": view.order_by,
+        "orderByKey": "attributes.start_time",
         "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
@@ -173,21 +144,12 @@ def _state(view: View) -> dict[str, Any]:
         "isAccordionReordered": False,
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,
-        "groupBy": _grouping(view),
+        "groupBy": grouped if view.group_by else None,
         "groupsExpanded": {},
         "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
-        **({"compareRunCharts": charts, "compareRunSections": [_section()]} if charts else {}),
+        **({"compareRunCharts": charts, "compareRunSections": [section]} if charts else {}),
     }
-
-
-def _grouping(view: View) -> dict[str, Any] | None:
-    if not view.group_by:
-        return None
-    return {"aggregateFunction": "average", "groupByKeys": [{"mode": mode, "groupByData": name} for mode, name in view.group_by]}
-
-
-def _section() -> dict[str, Any]:
-    return {"uuid": "charts", "name": "Charts", "display": True, "isReordered": False, "deleted": False, "isGenerated": False}
+    return json.dumps({"name": view.name, "createdAt": time, "updatedAt": time, "state": json.dumps(state)})
 
 
 def _charts(view: View) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from pipeline.common.command import interrupted_afterwards
 from pipeline.common.errors import PipelineError
 from pipeline.common.files import remove
 from pipeline.images.arrays import PROCESSED, load_examples
+from pipeline.tracking.names import trial_tags
 from pipeline.tracking.provenance import stage_tags
 from pipeline.training.config import TrialConfig
 from pipeline.trials.key import TrialKeys, code_fingerprint
@@ -25,7 +26,7 @@ from pipeline.workers.progress import TrialProgress
 from pipeline.workers.work import FINISHED_TRIALS, result_of
 
 if TYPE_CHECKING:
-    from pipeline.tracking.store import Ledger  # imported where it is used, since that takes half as long as TensorFlow's import
+    from pipeline.tracking.ledger import Ledger  # imported where it is used, since that takes half as long as TensorFlow's import
 
 AHEAD = 200  # trials of later cells that are looked up before a cell begins: seconds, where there may be a hundred thousand
 
@@ -56,11 +57,6 @@ class Trial:
             "Steps are epochs. `history.csv` has every metric of every epoch, `model.weights.h5` the weights after the last."
         )
 
-    @property
-    def tags(self) -> dict[str, str]:
-        """Tags of its run, but for the trial key and the tags of the stage."""
-        return {"arm": self.arm, "study": self.study, "data_md5": self.data_md5}
-
 
 Trials = Mapping[str, Trial]  # by trial key
 
@@ -88,7 +84,7 @@ def open_ledger(runner: RunnerName) -> Iterator[Ledger]:
     """Connect to the ledger. Meanwhile TensorFlow is imported for the workers of this machine."""
     if runner == "local":
         warm_up()
-    from pipeline.tracking.store import Ledger
+    from pipeline.tracking.ledger import Ledger
 
     with Ledger() as ledger:
         yield ledger
@@ -176,7 +172,8 @@ class _Recorder:
     ledger: Ledger
     trials: Trials
     # Taken once, as the trial keys are: what is edited while trials run must not be said to have made them.
-    stage_tags: dict[str, str] = field(default_factory=lambda: {**stage_tags(), "code": code_fingerprint()})
+    stage_tags: dict[str, str] = field(default_factory=stage_tags)
+    code: str = field(default_factory=code_fingerprint)
     open_runs: dict[str, str] = field(default_factory=dict)
     finished_runs: dict[str, str] = field(default_factory=dict)
 
@@ -193,7 +190,7 @@ class _Recorder:
                 match event:
                     case Started(key, host):
                         trial = self.trials[key]
-                        tags = {"trial_key": key, "host": host, **trial.tags, **self.stage_tags}
+                        tags = {**trial_tags(trial, key, host, self.code), **self.stage_tags}
                         self.open_runs[key] = self.ledger.start(trial.name, trial.config, tags, trial.note)
                     case Interrupted(key):
                         if key in self.open_runs:

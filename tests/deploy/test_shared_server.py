@@ -18,7 +18,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipeline.tracking.store import EXPERIMENT
+from pipeline.tracking.names import EXPERIMENT
 from pipeline.training.result import FILES
 from tests.conftest import Project, clone_project, kill_group, read_until, stage_environment
 from tests.shared_server import SharedServer, running_server, wait_for
@@ -161,7 +161,7 @@ def test_a_trial_that_two_clones_train_at_the_same_time_is_there_twice_and_equal
 DRIVER = """
 import os
 from contextlib import nullcontext
-from pipeline.tracking.store import store as tracking
+from pipeline.tracking import ledger as tracking
 tracking.store_lock = nullcontext  # which is only for the drivers of one machine
 while name := input():
     os.environ["MLFLOW_EXPERIMENT_NAME"] = name

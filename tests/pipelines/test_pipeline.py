@@ -84,7 +84,7 @@ def test_metrics_plots_and_parameters_can_be_shown_and_compared(project):
 
 
 def test_arms_are_compared_in_the_terminal_as_in_the_report(project):
-    table = json.loads(project.run("python", "-m", "pipeline.tracking.compare", "--format", "json", "--metric", "val_accuracy").stdout)
+    table = json.loads(project.run("python", "-m", "pipeline.compare", "--format", "json", "--metric", "val_accuracy").stdout)
     [compared] = [row for row in table if row["cell"] == "batch_norm"]
     metrics = json.loads((project.root / "reports/notebook/metrics.json").read_text())
     difference = metrics["train_differences"]["batch_norm_minus_baseline"]["final"]["val_accuracy"]
@@ -93,7 +93,7 @@ def test_arms_are_compared_in_the_terminal_as_in_the_report(project):
 
 
 def test_a_reader_of_the_comparison_who_stops_reading_is_no_fault(project):
-    done = project.run("bash", "-c", "python -m pipeline.tracking.compare --format csv | true")
+    done = project.run("bash", "-c", "python -m pipeline.compare --format csv | true")
     assert "Error" not in done.stderr
 
 

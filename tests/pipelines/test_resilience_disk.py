@@ -150,7 +150,7 @@ def test_while_logging_weights(project, tmp_path, mounted, record_property):
 def test_while_logging_metrics(project, tmp_path, mounted, record_property):
     disk = mounted(tmp_path / "disk", "10m")
     uri = f"sqlite:///{disk.folder}/mlflow.db"
-    project.succeed("python", "-c", "from pipeline.tracking.store import Ledger; Ledger()", MLFLOW_TRACKING_URI=uri)
+    project.succeed("python", "-c", "from pipeline.tracking.ledger import Ledger; Ledger()", MLFLOW_TRACKING_URI=uri)
     free = int(subprocess.run(["stat", "-f", "-c", "%a", disk.folder], capture_output=True, text=True, check=True).stdout) * 4096
     (disk.folder / "of others").write_bytes(bytes(free - 400_000))
     assert "database or disk is full" in fault(project, *STAGE, MLFLOW_TRACKING_URI=uri)

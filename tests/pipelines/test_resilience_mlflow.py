@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.tracking.store import EXPERIMENT, Ledger
+from pipeline.tracking.ledger import Ledger
+from pipeline.tracking.names import EXPERIMENT
 from pipeline.training.result import TrialResult, save_result
 from pipeline.trials.parameters import load_parameters
 from tests.conftest import ROOT, Project, clone_project, read_until

@@ -96,7 +96,7 @@ def test_the_readmes_request_names_a_class(project, server):
 )
 def test_what_it_cannot_answer_is_explained_and_it_goes_on(server, sent, status, words):
     answer = requests.post(server, timeout=60, **sent)
-    assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
+    assert (answer.status_code, words in answer.json()["message"]) == (status, True), answer.text
     assert ask(server, np.zeros((1, 32, 32, 3), int)).shape == (1, 10)
 
 

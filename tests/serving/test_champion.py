@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 from pipeline.common.statistics import Summary
-from pipeline.serving.champion import Candidate, Champion, choose, objections
+from pipeline.serving.registry import Candidate, Champion, objections
+from pipeline.serving.submission import choose
 
 MD5 = "0" * 32
 

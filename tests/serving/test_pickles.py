@@ -17,12 +17,13 @@ from pipeline.common.errors import PipelineError
 from pipeline.images.arrays import load_examples
 from pipeline.images.cifar10 import CIFAR10
 from pipeline.images.sources import canonical_files, read_tar
-from pipeline.serving.registry import ALIAS, MODEL, load_champion
-from pipeline.tracking.store import Ledger
+from pipeline.serving.registry import ALIAS, load_champion
+from pipeline.tracking.ledger import Ledger
 from pipeline.training.result import CHECKSUMS, HDF5_SIGNATURE, HISTORY, WEIGHTS, TrialResult
 
 pytestmark = pytest.mark.cluster
 
+MODEL = "cifar10-mlp"
 MARK = "a pickle was run"
 RIGHT = {HISTORY: b"epoch,loss\n1,2.3\n", WEIGHTS: HDF5_SIGNATURE + b"and so on"}
 
@@ -127,5 +128,5 @@ def test_in_a_model_that_carries_the_alias(tmp_path):
     client.create_model_version(MODEL, model.model_uri, model_id=model.model_id)
     client.set_registered_model_alias(MODEL, ALIAS, "1")
     with pytest.raises(PipelineError, match=r"cifar10-mlp version 1 \(registered by hand\): cannot be loaded \(.*pickle") as fault:
-        load_champion()
+        load_champion(MODEL)
     assert "\n" not in str(fault.value)

@@ -14,21 +14,25 @@ from mlflow.exceptions import MlflowException
 from pipeline.common.errors import PipelineError
 from pipeline.common.statistics import Summary
 from pipeline.images.cifar10 import CLASSES
-from pipeline.serving import form as forms
-from pipeline.serving.champion import Candidate
-from pipeline.serving.form import serving_form
-from pipeline.serving.registry import ALIAS, MODEL, Submission, load_champion, register
-from pipeline.tracking.store import Ledger
+from pipeline.serving import submission as submissions
+from pipeline.serving.registry import ALIAS, Candidate, Submission, load_champion, register
+from pipeline.serving.submission import choose_form
+from pipeline.tracking import provenance
+from pipeline.tracking.ledger import Ledger
 from pipeline.training import quiet_tensorflow  # noqa: F401 - before Keras
 from pipeline.training.inference import predict
 from pipeline.training.network import build_model
 
 pytestmark = pytest.mark.browser
 
+MODEL = "cifar10-mlp"
+
 
 @pytest.fixture(autouse=True)
 def store(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setattr(provenance, "PROFILE", tmp_path / "profile.json")
+    provenance.PROFILE.write_text('{"dataset": {"name": "cifar10"}}')
     yield MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID"):  # where MLflow notes what is active in this process
         os.environ.pop(name, None)
@@ -53,7 +57,8 @@ def images(examples):
 def submission(network, key: str = "a", mean: float = 0.5, md5: str = "0" * 32, form: str = "as trained") -> Submission:
     candidate = Candidate("baseline", 3, mean + 0.01, Summary(mean, 0.01, 5))
     metrics = {"val_accuracy": mean + 0.01, "test_accuracy": 0.49, "test_loss": 1.4}
-    return Submission(candidate, key * 64, md5, 0.39, network, form, "# A card", metrics, np.zeros((1, 32, 32, 3), np.uint8))
+    example = np.zeros((1, 32, 32, 3), np.uint8)
+    return Submission(MODEL, candidate, key * 64, md5, 0.39, network, CLASSES, form, "# A card", metrics, example)
 
 
 def submit(submission: Submission) -> str:
@@ -77,17 +82,17 @@ def test_the_first_becomes_champion_with_all_that_is_known_of_it(networks, store
     assert {metric.key: metric.value for metric in store.get_logged_model(output.model_id).metrics}["test_accuracy"] == 0.49
 
 
-def test_its_signature_is_raw_images_in_and_classes_out(networks, store):
+def test_its_signature_is_images_in_and_classes_out(networks, store):
     submit(submission(networks["baseline"]))
     signature = mlflow.models.get_model_info(f"models:/{MODEL}@{ALIAS}").signature.to_dict()
-    assert '"dtype": "uint8", "shape": [-1, 32, 32, 3]' in signature["inputs"]
+    assert '"name": "images"' in signature["inputs"]
     assert all(name in signature["outputs"] for name in ("class", "probabilities", *CLASSES))
 
 
 def test_it_holds_no_pickle_and_answers_with_the_bits_that_predict_gives(networks, images, store, tmp_path):
     submit(submission(networks["baseline"]))
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".pkl", ".pickle")]
-    model, name = load_champion()
+    model, name = load_champion(MODEL)
     assert name == "cifar10-mlp version 1 (baseline)"
     expected = predict(networks["baseline"], images)
     for count in (1, 2, 17, len(images)):
@@ -124,9 +129,9 @@ def test_one_whose_files_are_gone_is_registered_anew(networks, store, tmp_path):
     for folder in tmp_path.glob("mlartifacts/models/*"):
         shutil.rmtree(folder)
     with pytest.raises(PipelineError, match=r"version 1 \(baseline\): cannot be loaded"):
-        load_champion()
+        load_champion(MODEL)
     assert submit(submission(networks["baseline"])) == "cifar10-mlp version 2 (baseline, seed 3) is the champion now"
-    load_champion()
+    load_champion(MODEL)
 
 
 def test_a_version_is_remembered_by_what_was_said_of_it_last(networks, store):
@@ -141,7 +146,7 @@ def test_one_registered_by_hand_stays_until_a_person_decides(networks, store):
     by_hand = store.create_model_version(MODEL, source, tags={"arm_seeds": "five"}).version
     store.set_registered_model_alias(MODEL, ALIAS, by_hand)
     assert "version 2, was registered by hand" in submit(submission(networks["baseline"], "b"))
-    assert load_champion()[1] == "cifar10-mlp version 2 (registered by hand)"
+    assert load_champion(MODEL)[1] == "cifar10-mlp version 2 (registered by hand)"
 
 
 def test_a_registry_that_fails_is_not_taken_for_an_empty_one(networks, store, monkeypatch):
@@ -169,12 +174,12 @@ def test_what_was_refused_may_come_in_later(networks, store):
 def test_one_that_does_not_beat_a_linear_classifier_is_not_served(networks, store):
     assert "a linear classifier on the pixels at 39.00%" in submit(submission(networks["baseline"], mean=0.3))
     with pytest.raises(PipelineError, match="no version has the alias champion"):
-        load_champion()
+        load_champion(MODEL)
 
 
 def test_without_a_registry_there_is_no_champion():
     with pytest.raises(PipelineError, match=r"run `make repro`, or, .* `dvc repro --force evaluate`"):
-        load_champion()
+        load_champion(MODEL)
 
 
 def test_a_run_whose_submission_fails_is_closed_as_failed(networks, store):
@@ -186,27 +191,26 @@ def test_a_run_whose_submission_fails_is_closed_as_failed(networks, store):
 
 
 def test_batch_normalization_is_folded_away_only_where_there_is_some_and_it_is_exact(networks, images):
-    assert serving_form(networks["baseline"], images).network is networks["baseline"]
-    form = serving_form(networks["batch_norm"], images)
-    assert form.network is not networks["batch_norm"] or form.description.startswith("as trained; ")
-    np.testing.assert_allclose(predict(form.network, images), predict(networks["batch_norm"], images), atol=1e-4)
-    has_batch_norm = any("normalization" in layer.name for layer in form.network.layers)
-    ratio = float(re.search(r"take ([0-9.]+) times as long", form.description)[1])
-    assert has_batch_norm == form.description.startswith("as trained; ") == (ratio >= 1)
+    assert choose_form(networks["baseline"], images) == (networks["baseline"], "as trained")
+    network, form = choose_form(networks["batch_norm"], images)
+    assert network is not networks["batch_norm"] or form.startswith("as trained; ")
+    np.testing.assert_allclose(predict(network, images), predict(networks["batch_norm"], images), atol=1e-4)
+    has_batch_norm = any("normalization" in layer.name for layer in network.layers)
+    ratio = float(re.search(r"take ([0-9.]+) times as long", form)[1])
+    assert has_batch_norm == form.startswith("as trained; ") == (ratio >= 1)
 
 
 def test_what_cannot_be_folded_is_served_as_trained(parameters, images):
     unfoldable = parameters.trial_config("batch_norm", {"normalization_position": "before_activation", "hidden_units": []}, 0)
     network = build_model(unfoldable, 0, (32, 32, 3), 10)
-    assert serving_form(network, images).network is network
+    assert choose_form(network, images)[0] is network
 
 
 def test_what_is_not_exact_is_not_served(networks, images, monkeypatch):
-    monkeypatch.setattr(forms, "TOLERANCE", 0.0)
-    monkeypatch.setattr(forms, "_time_ratio", lambda *_: 0.5)
-    form = serving_form(networks["batch_norm"], images)
-    assert form.network is networks["batch_norm"]
-    monkeypatch.setattr(forms, "TOLERANCE", 1e-4)
-    assert serving_form(networks["batch_norm"], images).description.startswith("with Batch Normalization folded")
-    monkeypatch.setattr(forms, "_time_ratio", lambda *_: 1.5)
-    assert serving_form(networks["batch_norm"], images).network is networks["batch_norm"]
+    monkeypatch.setattr(submissions, "TOLERANCE", 0.0)
+    monkeypatch.setattr(submissions, "time_ratio", lambda *_: 0.5)
+    assert choose_form(networks["batch_norm"], images)[0] is networks["batch_norm"]
+    monkeypatch.setattr(submissions, "TOLERANCE", 1e-4)
+    assert choose_form(networks["batch_norm"], images)[1].startswith("with Batch Normalization folded")
+    monkeypatch.setattr(submissions, "time_ratio", lambda *_: 1.5)
+    assert choose_form(networks["batch_norm"], images)[0] is networks["batch_norm"]

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from pipeline.common.errors import PipelineError
-from pipeline.tracking.compare import compare, main
-from pipeline.tracking.store import Ledger
-from pipeline.tracking.store import store as tracking
+from pipeline.compare import main
+from pipeline.tracking import ledger as tracking
+from pipeline.tracking.comparison import compare
+from pipeline.tracking.ledger import Ledger
 from pipeline.trials.key import code_fingerprint
 
 
@@ -28,8 +29,11 @@ def trial(arm: str, seed: int, val_accuracy: float, study: str = "train", diverg
     }
 
 
+CHOSEN = {"code": code_fingerprint(), "usual_reference": "baseline"}
+
+
 def rows(trials: list[dict], study: str = "train", **asked) -> dict[str, dict]:
-    table = compare(pd.DataFrame(trials), study, ["val_accuracy"], **asked)
+    table = compare(pd.DataFrame(trials), study, ["val_accuracy"], **CHOSEN, **asked)
     return {row["cell"]: row for row in table.to_dict("records")}
 
 
@@ -103,7 +107,7 @@ def test_what_diverged_is_counted_and_in_no_mean():
 
 def test_without_moving_averages_recalibrated_is_plain():
     trials = pd.DataFrame([row | {"val_accuracy_recalibrated": 0.7 if row["arm"] == "batch_norm" else None} for row in TRIALS])
-    table = compare(trials, "train", ["val_accuracy_recalibrated"]).set_index("cell")
+    table = compare(trials, "train", ["val_accuracy_recalibrated"], **CHOSEN).set_index("cell")
     assert table.loc["batch_norm", "difference"] == pytest.approx(0.3)
 
 
@@ -119,7 +123,7 @@ def test_without_moving_averages_recalibrated_is_plain():
 )
 def test_what_is_not_there_is_named_with_what_is(study, metric, reference, words):
     with pytest.raises(PipelineError, match=words):
-        compare(pd.DataFrame(TRIALS), study, [metric], reference)
+        compare(pd.DataFrame(TRIALS), study, [metric], **CHOSEN, reference=reference)
 
 
 def compare_in_ledger(monkeypatch, *arguments: str) -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.tracking.store import Ledger
+from pipeline.tracking.ledger import Ledger
 from pipeline.tracking.views import VIEWS, describe_experiment, view_address
 
 NOTE = "mlflow.note.content"

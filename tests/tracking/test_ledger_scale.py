@@ -17,8 +17,10 @@ from sqlalchemy.engine import Engine
 from benchmarks import ledger as benchmark
 from benchmarks.ledger_stores import copy_run, key_of, shared_store
 from checks.clone import ROOT
-from pipeline.tracking.store import INDEXES, Ledger
-from pipeline.tracking.store import store as tracking
+from pipeline.tracking import ledger as tracking
+from pipeline.tracking import store as tracking_store
+from pipeline.tracking.ledger import Ledger
+from pipeline.tracking.store import INDEXES
 
 OTHER = "other"
 NAMES = {re.search(r"batch_norm_\w+", statement).group() for statement in INDEXES}
@@ -148,7 +150,7 @@ def test_a_store_that_another_process_keeps_locked_is_opened_without_indexes(sto
     with closing(sqlite3.connect(store, isolation_level=None)) as connection:
         connection.execute("DROP INDEX batch_norm_trial_key")
         connection.execute("BEGIN IMMEDIATE")
-        monkeypatch.setattr(tracking, "BUSY_SECONDS", 0)
+        monkeypatch.setattr(tracking_store, "BUSY_SECONDS", 0)
         assert Ledger().find(["a"]) == {}
         connection.execute("COMMIT")
     Ledger()
@@ -156,7 +158,7 @@ def test_a_store_that_another_process_keeps_locked_is_opened_without_indexes(sto
 
 
 def test_processes_that_open_a_store_at_once_all_use_it(store):
-    program = "from pipeline.tracking.store import Ledger; ledger = Ledger(); print(len(ledger.find(['a'])))"
+    program = "from pipeline.tracking.ledger import Ledger; ledger = Ledger(); print(len(ledger.find(['a'])))"
     command = [sys.executable, "-c", program]
     processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in processes:

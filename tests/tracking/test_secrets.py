@@ -129,7 +129,7 @@ def said(project, places, tmp_path_factory) -> str:
             project.commit("results")
             said += project.succeed("dvc", "push", "--run-cache")
             said += project.succeed("dvc", "exp", "run", "--temp", "--set-param", "studies.batch_size_grid.seeds=[1]")
-            said += project.succeed("python", "-m", "pipeline.tracking.compare")
+            said += project.succeed("python", "-m", "pipeline.compare")
             assert storage.objects("cache")
         said += project.run("dvc", "push").stderr  # nobody answers any more
     finally:

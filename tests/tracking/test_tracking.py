@@ -11,8 +11,9 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.common.errors import PipelineError
-from pipeline.tracking.store import EXPERIMENT, Ledger
-from pipeline.tracking.store import store as tracking
+from pipeline.tracking import names, provenance
+from pipeline.tracking.ledger import Ledger
+from pipeline.tracking.store import store_lock
 from pipeline.training.result import HDF5_SIGNATURE, TrialResult, save_result
 
 KEY = "a" * 64
@@ -28,6 +29,8 @@ def config(parameters):
 @pytest.fixture(autouse=True)
 def store(tmp_path, monkeypatch) -> MlflowClient:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setattr(provenance, "PROFILE", tmp_path / "profile.json")
+    provenance.PROFILE.write_text('{"dataset": {"name": "cifar10"}}')
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
     return MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
@@ -57,7 +60,7 @@ def test_a_run_tells_all_about_its_trial(config, result, store):
     run = store.get_run(log_trial(Ledger(), config, result))
     assert run.info.run_name == "batch_norm-b64-s0"
     assert run.info.status == "FINISHED"
-    assert store.get_experiment(run.info.experiment_id).name == EXPERIMENT
+    assert store.get_experiment(run.info.experiment_id).name == names.EXPERIMENT
     assert run.data.params == {name: str(value) for name, value in config.model_dump().items()}
     curve = store.get_metric_history(run.info.run_id, "val_accuracy")
     assert [(point.step, point.value) for point in curve] == [(1, 0.4), (2, 0.3)]
@@ -140,7 +143,7 @@ def test_names_the_claims_of_all_its_studies(config, result, store):
 
 def test_closes_the_runs_of_a_killed_process_and_of_no_other(config, store):
     program = (
-        "import os; from pipeline.trials.parameters import load_parameters; from pipeline.tracking.store import Ledger;"
+        "import os; from pipeline.trials.parameters import load_parameters; from pipeline.tracking.ledger import Ledger;"
         "config = load_parameters().trial_config('batch_norm', {}, 0);"
         f"print(Ledger().start('orphan', config, {tags()!r}, ''), flush=True); os._exit(9)"
     )
@@ -197,9 +200,9 @@ def test_an_address_that_is_none_is_one_clear_error(monkeypatch, address):
 
 
 def test_all_processes_meet_at_one_lock_of_a_store_wherever_their_temporary_files_are(monkeypatch, tmp_path):
-    before = tracking.store_lock().lock_file
+    before = store_lock().lock_file
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # as the workers' folder is
-    assert tracking.store_lock().lock_file == before
+    assert store_lock().lock_file == before
 
 
 def test_the_ledger_can_be_switched_off(monkeypatch):

@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from pipeline.common.errors import PipelineError
 from pipeline.common.files import remove
 from pipeline.images.arrays import data_md5
-from pipeline.tracking.store import Ledger
+from pipeline.tracking.ledger import Ledger
 from pipeline.training.network import build_model
 from pipeline.training.result import DIVERGED_LOSS, diverged, save_result
 from pipeline.trials import cells, execution
