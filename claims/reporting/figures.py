@@ -63,7 +63,9 @@ def forest(rows: Sequence[JudgedClaim]) -> Figure:
         axes.axvline(edge, color=GREY, linewidth=0.9, linestyle="-" if edge == 0 else ":")
     units = [f"{'margin' if row.has_margin else 'matters from'} {threshold(row.smallest_effect or 0.0, row.unit)}" for row in rows]
     axes.set_yticks(range(len(rows)), [f"{row.id}  {row.says}\n{unit}" for row, unit in zip(rows, units, strict=True)])
-    axes.set(xlim=(low, high), ylim=(len(rows) - 0.4, -0.6), xlabel="effect, in units of the smallest that matters (0: none, 1: just matters)")
+    axes.set(
+        xlim=(low, high), ylim=(len(rows) - 0.4, -0.6), xlabel="effect, in units of the smallest that matters (0: none, 1: just matters)"
+    )
     axes.grid(visible=True, axis="x")
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0, pad=9)  # beside a mean at the edge
