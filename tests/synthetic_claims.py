@@ -16,7 +16,6 @@ from claims.studies.parameters import read_studies
 from claims.studies.tables import read_histories
 from claims.studies.trials import read_trials
 from pipeline.common.parameters import read_sections
-from pipeline.images.cifar10 import CLASSES
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (1, 2, 3)
@@ -57,7 +56,10 @@ def write_claims(root: Path, *, seeds=None, epochs=20, extended=False, diverged=
     }
     _write_csv(root / "reports/notebook/layers.csv", pd.DataFrame(layers))
     _write_csv(root / "reports/notebook/test_trials.csv", pd.DataFrame({"arm": "baseline", "seed": [0, 1], "accuracy": [0.49, 0.51]}))
-    _write_json(root / "reports/notebook/data_profile.json", {"classes": {"train": dict.fromkeys(CLASSES, 4000)}})
+    _write_json(
+        root / "reports/notebook/data_profile.json",
+        {"dataset": {"title": "CIFAR-10"}, "classes": {"train": dict.fromkeys(map(str, range(10)), 4000)}},
+    )
     _write_csv(root / "claims/published.csv", pd.read_csv(ROOT / "claims/published.csv"))
 
 

@@ -4,7 +4,7 @@ Every seed is visible. Accuracies are in percent, their differences in percentag
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from claims.judging.effects import interval
 from claims.judging.verdicts import JudgedClaim
 from claims.reporting.contrasts import finished
 from claims.reporting.figures import BLACK, COLOURS, WIDTH, arm_colour, draw_effect, draw_levels
-from claims.reporting.words import arm_name, column_label
+from claims.reporting.words import arm_name, column_label, optimizer_name
 from pipeline.pages.plotting import GREY, LEVEL_COLOURS, colour_of, ink, label_ends, plot_seeds, scale_by_ratios
 from pipeline.trials.notebook import BASELINE, BATCH_NORM
 from pipeline.trials.studies import Study
@@ -159,7 +159,7 @@ def landscape(probes: pd.DataFrame) -> Figure:
             grid[1, column].plot(smoothness.index, smoothness, color=colour, linewidth=1.6, marker=".")
             if len(smoothness):
                 ends.append((float(smoothness.iloc[-1]), arm_name(arm), colour))
-        grid[0, column].set_title(f"Along {'the gradient' if direction == 'gradient' else f'the step of {direction.capitalize()}'}")
+        grid[0, column].set_title(f"Along {'the gradient' if direction == 'gradient' else f'the step of {optimizer_name(direction)}'}")
         grid[1, column].set_xlabel("updates")
         scale_by_ratios(grid[1, column])
         label_ends(grid[1, column], ends)

@@ -50,6 +50,7 @@ def make_report(results: Results) -> dict[str, str]:
         "levels": {name: levels(results, name, claim) for name, claim in claims.items() if claim.kind == "tested"},
         "settings": results.studies.settings(BASELINE),
         "weights": int(results.layers.loc[results.layers["arm"] == BASELINE, ["trained", "moving"]].to_numpy().sum()),
+        "dataset": results.profile["dataset"]["title"],
         "images": results.training_images,
         "trials": sum(study.count_trials() for study in studies.values()),
         "published": results.published.to_dict("records"),

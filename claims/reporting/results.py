@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pydantic import BaseModel, ValidationError
@@ -36,7 +37,7 @@ class Results:
 
     `verdicts` holds a row for each claim; `histories` and `trials` the tables of each study, both with a column `diverged`;
     `mechanisms` the tables of the probes by name, made with the settings `probed`; `tested` the main pipeline's trials on the test
-    set; `layers` the numbers of weights of the main pipeline's networks.
+    set; `layers` the numbers of weights of the main pipeline's networks; `profile` that of the data.
     """
 
     studies: Studies
@@ -50,7 +51,12 @@ class Results:
     published: pd.DataFrame
     tested: pd.DataFrame
     layers: pd.DataFrame
-    training_images: int
+    profile: dict[str, Any]
+
+    @property
+    def training_images(self) -> int:
+        """How many there are, after the validation images are split off."""
+        return int(sum(self.profile["classes"]["train"].values()))
 
 
 def read_results() -> Results:
@@ -81,7 +87,7 @@ def read_results() -> Results:
         published=read_table(PUBLISHED, PUBLISHED_COLUMNS, "take it back from git", PUBLISHED_DTYPES),
         tested=read_table(REPORTS / "test_trials.csv", ["arm", "seed", "accuracy"], "run `dvc repro report` to make it"),
         layers=read_table(REPORTS / "layers.csv", ["arm", "layer", "trained", "moving"], "run `dvc repro report` to make it"),
-        training_images=sum(read_json(REPORTS / "data_profile.json", "report")["classes"]["train"].values()),
+        profile=read_json(REPORTS / "data_profile.json", "report"),
     )
 
 

@@ -98,6 +98,11 @@ def column_label(column: str) -> str:
     return f"{images} {name}{f', {found[3]}' if found[3] else ''} ({unit})"
 
 
+def optimizer_name(optimizer: str) -> str:
+    """Return the name of an optimizer as text has it."""
+    return {"adam": "Adam", "sgd": "SGD"}.get(optimizer, optimizer)
+
+
 def cited(citation: str) -> str:
     """Return a citation with a link, where it names an arXiv number."""
     found = re.fullmatch(r"(.*), arXiv:(\d{4}\.\d{4,5})", citation)
@@ -111,5 +116,5 @@ def capitalize_first(text: str) -> str:
 
 FILTERS = (
     *(amount, threshold, effect, effect_cell, bare_cell, probability, standardized, share, measured, compared),
-    *(ranges, join_words, arm_name, cited, capitalize_first),
+    *(ranges, join_words, arm_name, optimizer_name, cited, capitalize_first),
 )

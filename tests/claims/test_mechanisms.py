@@ -3,10 +3,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from claims.probes.columns import MECHANISM_COLUMNS
 from ruamel.yaml import YAML
 
 from claims import mechanisms
-from claims.probes.columns import MECHANISM_COLUMNS
 from claims.probes.discrepancy import Discrepancy
 from claims.probes.network_probes import (
     DISTANCE_FACTORS,

@@ -13,7 +13,6 @@ from claims.judging.verdicts import DEFINITION, as_files, as_table, judge_claims
 from claims.studies.parameters import read_studies
 from tests.conftest import ROOT
 
-
 STUDIES = read_studies(ROOT / "claims/params.yaml")
 
 
