@@ -17,7 +17,7 @@ from checks.environment import CLAIMS, read_environments
 from checks.lock import CLAIMS_PIPELINE, built_pipelines
 from claims.paths import CLAIMS_FILE, STUDIES
 from claims.studies.tables import read_study
-from claims.studies.trials import read_trials
+from claims.studies.trials import read_trials as read_claims_trials
 from pipeline.common.errors import PipelineError
 from pipeline.common.parameters import PARAMETERS_FILE
 from pipeline.pages.generated import REPORTS
@@ -80,7 +80,7 @@ def read_trials(root: Path = Path()) -> tuple[pd.DataFrame, list[CommittedTrial]
         trials.append(CommittedTrial(study, arm, batch_size, seed, sha256, parameters.trial_config(arm, level, seed)))
     if CLAIMS_PIPELINE not in built_pipelines(root):
         return tables.histories, trials
-    claims = read_trials(root / CLAIMS_FILE)
+    claims = read_claims_trials(root / CLAIMS_FILE)
     for study, declared in claims.studies.items():
         weights = read_study(study, "weights", ["sha256"], root / STUDIES)
         history = read_study(study, "history", ["epoch", "loss"], root / STUDIES)

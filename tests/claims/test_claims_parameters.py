@@ -122,7 +122,7 @@ def test_a_stage_reads_its_own_sections_alone(changed_claims):
     path = changed_claims("timing.blocks", 2)
     assert read_claims(read_studies(path), path).significance == 0.05
     assert "core" in read_trials(path).studies
-    with pytest.raises(PipelineError, match="claims.B1.unit"):
+    with pytest.raises(PipelineError, match=r"claims\.B1\.unit"):
         path = changed_claims("claims.B1.unit", "stars")
         assert read_trials(path)
         read_claims(read_studies(path), path)
