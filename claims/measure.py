@@ -2,8 +2,8 @@
 
 import argparse
 
-from claims.judging.effects import measure_trials
 from claims.judging.parameters import read_claims
+from claims.judging.trials import measure_trials
 from claims.paths import STUDIES
 from claims.studies.parameters import check_declared, read_studies
 from claims.studies.tables import read_histories, read_study

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
-from claims.judging.effects import measure_trials
 from claims.judging.parameters import read_claims
+from claims.judging.trials import measure_trials
 from claims.judging.verdicts import judge_claims
 from claims.probes.parameters import TimingSection
 from claims.studies.parameters import read_studies

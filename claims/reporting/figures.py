@@ -31,7 +31,7 @@ FARTHEST = (-6.0, 10.0)  # what lies beyond is drawn at the edge, with its numbe
 
 
 def arm_colour(arm: str, arms: Sequence[str]) -> str:
-    """Colour of an arm in a study: no BN and BN have the same in every figure."""
+    """Return the colour of an arm in a study. No BN and BN have the same in every figure."""
     return colour_of(arm, [BASELINE, BATCH_NORM, *(other for other in arms if other not in (BASELINE, BATCH_NORM))], COLOURS)
 
 
@@ -113,7 +113,7 @@ def draw_effect(axes: Axes, row: JudgedClaim) -> None:
 
 
 def claim_figure(claim: Claim, row: JudgedClaim, study: Study, history: pd.DataFrame, trials: pd.DataFrame) -> Figure:
-    """What a claim's trials did, what was measured of each, and the effect within each seed.
+    """Draw what a claim's trials did, what was measured of each, and the effect within each seed.
 
     Over epochs where the claim compares arms; over levels where it compares, or reduces, those of a parameter.
     """
@@ -124,9 +124,10 @@ def claim_figure(claim: Claim, row: JudgedClaim, study: Study, history: pd.DataF
     if parameter is None:
         _draw_curves(panels[0], claim, study, finished(history))
     else:
-        draw_levels(panels[0], trials.assign(**natural(trials[[row.id]], claim)), parameter, row.id, study)
+        shown, is_log = natural(trials[[row.id]], claim)
+        draw_levels(panels[0], trials.assign(**shown), parameter, row.id, study)
         panels[0].set_ylabel(measure_label(claim))
-        if is_logarithmic(claim):
+        if is_log:
             scale_by_ratios(panels[0])
     if by_arm:
         _draw_arms(panels[1], claim, measures_by_term(claim, claim.effect, row.id, trials), study.arms)
@@ -135,19 +136,19 @@ def claim_figure(claim: Claim, row: JudgedClaim, study: Study, history: pd.DataF
 
 
 def varied_parameter(claim: Claim, study: Study) -> str | None:
-    """The parameter over whose levels a claim is told: the one that it reduces, or else the first that the study varies."""
+    """Return the parameter over whose levels a claim is shown: the one that it reduces, or else the first that the study varies."""
     if claim.across is not None:
         return claim.across.parameter
     return next((key for key, values in study.grid.items() if len(values) > 1 and key not in claim.level), None)
 
 
 def shows_arms(claim: Claim, study: Study) -> bool:
-    """Whether a claim's figure has a panel that compares what was measured arm by arm."""
+    """Return whether a claim's figure has a panel that compares what was measured arm by arm."""
     return varied_parameter(claim, study) is None or claim.across is not None
 
 
 def measure_label(claim: Claim) -> str:
-    """What a claim measures of each trial, as an axis names it."""
+    """Return what a claim measures of each trial, as an axis names it."""
     measure = claim.measure
     if isinstance(measure, LogSDOfChanges):
         return f"SD of changes of\n{column_label(measure.column)}"
@@ -156,16 +157,10 @@ def measure_label(claim: Claim) -> str:
     return column_label(measure.column) if measure else ""
 
 
-def natural(values: pd.DataFrame, claim: Claim) -> pd.DataFrame:
-    """Raw measures as they are shown: percent, nats, or what a logarithm is of."""
-    if is_logarithmic(claim):
-        return values.map(math.exp)
-    return 100 * values if claim.measure and claim.measure.unit == "accuracy" else values
-
-
-def is_logarithmic(claim: Claim) -> bool:
-    """Whether what a claim measures of each trial is a logarithm."""
-    return claim.measure is not None and claim.measure.unit == "log_ratio"
+def natural(values: pd.DataFrame, claim: Claim) -> tuple[pd.DataFrame, bool]:
+    """Return raw measures as they are shown: percent, nats, or what a logarithm is of; and whether the axis is logarithmic."""
+    unit = claim.measure.unit if claim.measure else None
+    return values.map(math.exp) if unit == "log_ratio" else 100 * values if unit == "accuracy" else values, unit == "log_ratio"
 
 
 def _draw_curves(axes: Axes, claim: Claim, study: Study, history: pd.DataFrame) -> None:
@@ -176,7 +171,9 @@ def _draw_curves(axes: Axes, claim: Claim, study: Study, history: pd.DataFrame) 
     for arm in [arm for arm in claim.arms if (history["arm"] == arm).any()]:
         colour, trials = arm_colour(arm, study.arms), history[history["arm"] == arm]
         if isinstance(measure, AtMatchedLevel):
-            _draw_paths(axes, trials, measure, colour)
+            for _, trial in trials.groupby("seed"):
+                path = trial[measure.level_of], trial[measure.column]
+                axes.plot(*path, color=colour, linewidth=0.9, alpha=0.6, marker=".", markersize=3)
             last = trials[trials["epoch"] == trials["epoch"].max()]
             ends.append((float(last[measure.column].mean()), arm_name(arm), colour))
         else:
@@ -195,11 +192,6 @@ def _draw_curves(axes: Axes, claim: Claim, study: Study, history: pd.DataFrame) 
     axes.set(title="Every seed", ylabel=column_label(measure.column))
     if ends:
         label_ends(axes, ends)
-
-
-def _draw_paths(axes: Axes, trials: pd.DataFrame, measure: AtMatchedLevel, colour: str) -> None:
-    for _, trial in trials.groupby("seed"):
-        axes.plot(trial[measure.level_of], trial[measure.column], color=colour, linewidth=0.9, alpha=0.6, marker=".", markersize=3)
 
 
 def draw_levels(axes: Axes, trials: pd.DataFrame, parameter: str, column: str, study: Study) -> None:
@@ -221,7 +213,15 @@ def draw_levels(axes: Axes, trials: pd.DataFrame, parameter: str, column: str, s
 
 def _draw_arms(axes: Axes, claim: Claim, measures: pd.DataFrame, arms: Sequence[str]) -> None:
     """Draw the measure of each term, reduced over levels where the claim does so, joined by seed; no BN comes first."""
-    shown, label, is_log = _reduced(claim, measures)
+    (shown, is_log), label = natural(measures, claim), measure_label(claim)
+    if claim.across is not None:
+        parameter = claim.across.parameter.replace("_", " ")
+        if claim.across.take == "largest_usable":
+            shown, is_log, label = 10**measures, True, f"largest usable {parameter}"
+        else:
+            is_share = claim.measure is not None and claim.measure.unit == "accuracy"
+            shown, is_log, label = measures, False, f"range over {parameter}{' (points)' if is_share else ''}"
+            shown = 100 * shown if is_share else shown
     order = sorted(range(len(claim.effect)), key=lambda index: (claim.effect[index].arm != BASELINE, index))
     axes.plot(range(len(order)), shown[order].T, color="#BBBBBB", linewidth=0.7)
     for place, index in enumerate(order):
@@ -236,15 +236,3 @@ def _draw_arms(axes: Axes, claim: Claim, measures: pd.DataFrame, arms: Sequence[
     for text, name in zip(axes.get_xticklabels(), names, strict=True):
         text.set(color=ink(arm_colour(name, arms)), fontweight="bold")
     axes.set(xlim=(-0.4, len(order) - 0.6), title="Measured", ylabel=label)
-
-
-def _reduced(claim: Claim, measures: pd.DataFrame) -> tuple[pd.DataFrame, str, bool]:
-    """What is shown of measures, how an axis names it, and whether that axis is logarithmic."""
-    if claim.across is None:
-        return natural(measures, claim), measure_label(claim), is_logarithmic(claim)
-    parameter = claim.across.parameter.replace("_", " ")
-    if claim.across.take == "largest_usable":
-        return 10**measures, f"largest usable {parameter}", True
-    if claim.measure and claim.measure.unit == "accuracy":
-        return 100 * measures, f"range over {parameter} (points)", False
-    return measures, f"range over {parameter}", False

@@ -26,7 +26,7 @@ ARM_NAMES = {BASELINE: "no BN", BATCH_NORM: "BN", "batch_norm_folded": "BN, fold
 
 
 def early_validation(parts: pd.DataFrame) -> Figure:
-    """BN − no BN in validation accuracy over epochs, and the parts that add up to it: seeds, means and 95 % intervals."""
+    """Draw BN − no BN in validation accuracy over epochs, and the parts that add up to it: seeds, means and 95 % intervals."""
     figure = Figure(figsize=(WIDTH, 2.9))
     panels = figure.subplots(1, len(parts.columns), sharey=True)
     for axes, part, colour in zip(panels, parts.columns, PART_COLOURS, strict=True):
@@ -44,7 +44,7 @@ def early_validation(parts: pd.DataFrame) -> Figure:
 
 
 def speed(core: pd.DataFrame, updates_per_epoch: int, milliseconds: Mapping[str, float], level: float | None) -> Figure:
-    """Validation accuracy of both arms, as stored and recalibrated, against epochs, updates and the time of training steps.
+    """Draw the validation accuracy of both arms, as stored and recalibrated, against epochs, updates and the time of training steps.
 
     `milliseconds` is each arm's median training step; `level` the accuracy whose reaching counts, a share of 1.
     """
@@ -67,7 +67,7 @@ def speed(core: pd.DataFrame, updates_per_epoch: int, milliseconds: Mapping[str,
 
 
 def _draw_arms(axes: Axes, history: pd.DataFrame, x: str, column: str, arms: Sequence[str]) -> list[tuple[float, str, str]]:
-    """Draw each arm's seeds and mean; give what its end is labelled with."""
+    """Draw each arm's seeds and mean, and return what its end is labelled with."""
     shown = history.assign(shown=100 * history[column])
     return [
         (plot_seeds(axes, shown[shown["arm"] == arm], x, "shown", arm_colour(arm, arms)), arm_name(arm), arm_colour(arm, arms))
@@ -77,7 +77,7 @@ def _draw_arms(axes: Axes, history: pd.DataFrame, x: str, column: str, arms: Seq
 
 
 def all_arms(core: pd.DataFrame, arms: Sequence[str]) -> Figure:
-    """Accuracy of every arm of a study over epochs, on training and on validation images."""
+    """Draw the accuracy of every arm of a study over epochs, on training and on validation images."""
     figure = Figure(figsize=(WIDTH, 3.6))
     panels = figure.subplots(1, 2, sharey=True)
     columns = ("train_eval_accuracy", "val_accuracy")
@@ -90,7 +90,7 @@ def all_arms(core: pd.DataFrame, arms: Sequence[str]) -> Figure:
 
 
 def learning_rates(last: pd.DataFrame, study: Study, column: str) -> Figure:
-    """A column after the last epoch over learning rates, for every arm and seed, diverged trials included."""
+    """Draw a column after the last epoch over learning rates, for every arm and seed, diverged trials included."""
     figure = Figure(figsize=(WIDTH, 3.2))
     axes = figure.subplots()
     draw_levels(axes, last.assign(**{column: 100 * last[column]}), "learning_rate", column, study)
@@ -99,7 +99,7 @@ def learning_rates(last: pd.DataFrame, study: Study, column: str) -> Figure:
 
 
 def continued_training(history: pd.DataFrame, continued: str, fresh: Mapping[int, str], epochs_each: int) -> Figure:
-    """Validation accuracy of one model trained on through batch sizes, beside that of fresh models, as a chart by size shows them.
+    """Draw validation accuracy of one model trained on through batch sizes, beside that of fresh models, as a chart by size shows them.
 
     `fresh` maps each size, in the order of training, to the arm that trained at this size alone.
     """
@@ -119,7 +119,7 @@ def continued_training(history: pd.DataFrame, continued: str, fresh: Mapping[int
 
 
 def _draw_sizes(axes: Axes, by_size: Mapping[int, pd.DataFrame]) -> list[tuple[float, str, str]]:
-    """Draw each size's seeds and mean; give what its end is labelled with."""
+    """Draw each size's seeds and mean, and return what its end is labelled with."""
     colours = {size: colour_of(size, list(by_size), LEVEL_COLOURS) for size in by_size}
     return [
         (plot_seeds(axes, trials.assign(shown=100 * trials["val_accuracy"]), "epoch", "shown", colours[size]), str(size), colours[size])
@@ -129,23 +129,23 @@ def _draw_sizes(axes: Axes, by_size: Mapping[int, pd.DataFrame]) -> list[tuple[f
 
 
 def drift(probes: pd.DataFrame) -> Figure:
-    """How far mean and standard deviation of each layer's input moved since the sample before."""
+    """Draw how far mean and standard deviation of each layer's input moved since the sample before."""
     return _by_layer(probes, {"mean_shift": "mean |Δμ| / σ", "log_sd_shift": "mean |Δ ln σ|"}, is_log=True)
 
 
 def gradient_shift(probes: pd.DataFrame) -> Figure:
-    """How much a layer's gradient changes by the update of the layers below it."""
+    """Draw how much a layer's gradient changes by the update of the layers below it."""
     return _by_layer(probes, {"relative_change": "‖G − G′‖ / ‖G‖", "cosine": "cosine of G and G′"}, is_log=False)
 
 
 def units(probes: pd.DataFrame) -> Figure:
-    """Shares of units that are never, hardly ever and always active, in percent."""
+    """Draw the shares of units that are never, hardly ever and always active, in percent."""
     shares = probes.assign(**{name: 100 * probes[name] for name in ("dead", "nearly_dead", "always_on")})
     return _by_layer(shares, {"dead": "dead (%)", "nearly_dead": "nearly dead (%)", "always_on": "always on (%)"}, is_log=False)
 
 
 def landscape(probes: pd.DataFrame) -> Figure:
-    """Along the gradient and along Adam's step: the range of the loss, and the largest effective smoothness."""
+    """Draw the range of the loss and the largest effective smoothness, along the gradient and along the optimizer's step."""
     figure = Figure(figsize=(WIDTH, 4.6))
     directions = list(dict.fromkeys(probes["direction"]))
     grid = figure.subplots(2, len(directions), sharex=True, squeeze=False)
@@ -170,7 +170,7 @@ def landscape(probes: pd.DataFrame) -> Figure:
 
 
 def _by_layer(probes: pd.DataFrame, measures: dict[str, str], *, is_log: bool) -> Figure:
-    """A row of panels for each measure, a column for each layer."""
+    """Draw a row of panels for each measure, a column for each layer."""
     layers = sorted(set(probes["layer"]))
     figure = Figure(figsize=(WIDTH, 0.7 + 1.75 * len(measures)))
     grid = figure.subplots(len(measures), len(layers), sharex=True, sharey="row", squeeze=False)
@@ -203,7 +203,7 @@ def _scale_steps(panels: Iterable[Axes], probes: pd.DataFrame) -> None:
 
 
 def working_principle(checks: pd.DataFrame) -> Figure:
-    """Largest error of each check by hand, for every layer, beside its tolerance, on a logarithmic axis."""
+    """Draw the largest error of each check by hand, for every layer, beside its tolerance, on a logarithmic axis."""
     names = list(dict.fromkeys(checks["check"]))
     figure = Figure(figsize=(WIDTH, 0.7 + 0.27 * len(names)))
     axes = figure.subplots()
@@ -224,7 +224,7 @@ def working_principle(checks: pd.DataFrame) -> Figure:
 
 
 def timing(times: pd.DataFrame, row: JudgedClaim) -> Figure:
-    """Milliseconds of every block for each kind of step and arm, and the log ratios of training steps by block."""
+    """Draw the milliseconds of every block for each kind of step and arm, and the log ratios of training steps by block."""
     kinds = [kind for kind in KINDS if (times["what"] == kind).any()]
     figure = Figure(figsize=(WIDTH, 3.2))
     panels = figure.subplots(1, len(kinds) + 1, width_ratios=[1.2] * len(kinds) + [0.9])
@@ -233,8 +233,9 @@ def timing(times: pd.DataFrame, row: JudgedClaim) -> Figure:
         for place, arm in enumerate(arms):
             values = times.loc[(times["what"] == kind) & (times["arm"] == arm), "milliseconds"]
             spread = np.linspace(-0.18, 0.18, len(values))
-            axes.plot(place + spread, values, "o", color=_timing_colour(arm), markersize=3, alpha=0.5, markeredgewidth=0)
-            axes.plot([place - 0.25, place + 0.25], [values.median()] * 2, color=_timing_colour(arm), linewidth=2)
+            colour = COLOURS[list(ARM_NAMES).index(arm)]
+            axes.plot(place + spread, values, "o", color=colour, markersize=3, alpha=0.5, markeredgewidth=0)
+            axes.plot([place - 0.25, place + 0.25], [values.median()] * 2, color=colour, linewidth=2)
         axes.set_xticks(range(len(arms)), [ARM_NAMES[arm].replace(", ", ",\n") for arm in arms])
         axes.set(title=KINDS[kind].capitalize(), ylim=(0, None), xlim=(-0.5, len(arms) - 0.5))
     panels[0].set_ylabel("milliseconds")
@@ -242,12 +243,8 @@ def timing(times: pd.DataFrame, row: JudgedClaim) -> Figure:
     return figure
 
 
-def _timing_colour(arm: str) -> str:
-    return COLOURS[list(ARM_NAMES).index(arm)]
-
-
 def variance_shift(ratios: pd.DataFrame, layers: Sequence[int], levels: Sequence[float]) -> Figure:
-    """Moving over population variance by layer, at each dropout level: every seed, the mean, and the theory 1 / (1 − p)."""
+    """Draw moving variance over population variance by layer, at each dropout level: every seed, the mean, and the theory 1 / (1 − p)."""
     figure = Figure(figsize=(WIDTH, 3.2))
     axes = figure.subplots()
     for index, level in enumerate(levels):
@@ -269,7 +266,7 @@ def variance_shift(ratios: pd.DataFrame, layers: Sequence[int], levels: Sequence
 
 
 def tiny_batches(accuracies: pd.DataFrame, parts: pd.DataFrame, sizes: Sequence[int]) -> Figure:
-    """Validation accuracy by batch size with each kind of statistics, and what BN's loss at the smallest size is made of."""
+    """Draw validation accuracy by batch size with each kind of statistics, and what BN's loss at the smallest size is made of."""
     figure = Figure(figsize=(WIDTH, 3.4))
     levels, split = figure.subplots(1, 2, width_ratios=(1.5, 1))
     places = {size: place for place, size in enumerate(sizes)}
@@ -286,24 +283,20 @@ def tiny_batches(accuracies: pd.DataFrame, parts: pd.DataFrame, sizes: Sequence[
         label_ends(levels, ends)
     levels.set_xticks(range(len(sizes)), list(map(str, sizes)))
     levels.set(xlabel="batch size", ylabel="validation accuracy (%)", title="Every seed")
-    _draw_parts(split, parts)
+    for row, name in enumerate(parts.columns):
+        split.plot(100 * parts[name], [row] * len(parts), "o", color=BLACK, markersize=3.5, alpha=0.45, markeredgewidth=0)
+        if len(parts):
+            split.plot(100 * parts[name].mean(), row, "D", color=BLACK, markersize=6, markeredgecolor="white")
+    split.axvline(0, color=GREY, linewidth=0.9)
+    split.set_yticks(range(len(parts.columns)), [name.replace("moving-average ", "moving-average\n") for name in parts.columns])
+    split.set(ylim=(len(parts.columns) - 0.5, -0.5), xlabel="cost of tiny batches (points)", title="Made of")
+    split.grid(visible=True, axis="x")
+    split.grid(visible=False, axis="y")
     return figure
 
 
-def _draw_parts(axes: Axes, parts: pd.DataFrame) -> None:
-    for row, name in enumerate(parts.columns):
-        axes.plot(100 * parts[name], [row] * len(parts), "o", color=BLACK, markersize=3.5, alpha=0.45, markeredgewidth=0)
-        if len(parts):
-            axes.plot(100 * parts[name].mean(), row, "D", color=BLACK, markersize=6, markeredgecolor="white")
-    axes.axvline(0, color=GREY, linewidth=0.9)
-    axes.set_yticks(range(len(parts.columns)), [name.replace("moving-average ", "moving-average\n") for name in parts.columns])
-    axes.set(ylim=(len(parts.columns) - 0.5, -0.5), xlabel="cost of tiny batches (points)", title="Made of")
-    axes.grid(visible=True, axis="x")
-    axes.grid(visible=False, axis="y")
-
-
 def discrepancy(probes: pd.DataFrame) -> Figure:
-    """Size of each layer's normalized values in inference over training mode, by batch size, with the theory's lines; accuracy in both."""
+    """Draw the size of normalized values in inference over training mode, by layer and batch size, with theory, and accuracy in both."""
     steps = sorted(set(probes["step"]))
     figure = Figure(figsize=(WIDTH, 3.4))
     panels = figure.subplots(1, len(steps) + 1)
