@@ -15,8 +15,9 @@ from pipeline.reporting.results import has_diverged
 
 from checks.environment import CLAIMS, read_environments
 from checks.lock import CLAIMS_PIPELINE, built_pipelines
-from claims.studies.parameters import CLAIMS_FILE, STUDIES, load_claims
+from claims.paths import CLAIMS_FILE, STUDIES
 from claims.studies.tables import read_study
+from claims.studies.trials import read_trials as read_claims_trials
 from pipeline.common.errors import PipelineError
 from pipeline.common.parameters import PARAMETERS_FILE
 from pipeline.pages.generated import REPORTS
@@ -79,7 +80,7 @@ def read_trials(root: Path = Path()) -> tuple[pd.DataFrame, list[CommittedTrial]
         trials.append(CommittedTrial(study, arm, batch_size, seed, sha256, parameters.trial_config(arm, level, seed)))
     if CLAIMS_PIPELINE not in built_pipelines(root):
         return tables.histories, trials
-    claims = load_claims(root / CLAIMS_FILE)
+    claims = read_claims_trials(root / CLAIMS_FILE)
     for study, declared in claims.studies.items():
         weights = read_study(study, "weights", ["sha256"], root / STUDIES)
         history = read_study(study, "history", ["epoch", "loss"], root / STUDIES)
@@ -91,7 +92,7 @@ def read_trials(root: Path = Path()) -> tuple[pd.DataFrame, list[CommittedTrial]
             raise PipelineError(f"{STUDIES / study}: holds other trials than claims/params.yaml declares; run `make claims`")
         for (arm, level, seed), sha256, trial in zip(expected, weights["sha256"], of_trials, strict=True):
             name = "-".join([arm, *(f"{key}={value}" for key, value in level.items() if key != "batch_size")])
-            config = claims.trials.trial_config(arm, level, seed)
+            config = claims.trial_config(arm, level, seed)
             trials.append(CommittedTrial(f"{CLAIMS}{study}", name, config.batch_size, seed, sha256, config))
             histories.append(trial.assign(**trials[-1].labels))
     return pd.concat(histories, ignore_index=True), trials

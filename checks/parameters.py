@@ -7,7 +7,8 @@ import argparse
 import re
 from pathlib import Path
 
-from claims.studies.parameters import CLAIMS_FILE, load_claims
+from claims.parameters import check_claims
+from claims.paths import CLAIMS_FILE
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 from pipeline.common.parameters import PARAMETERS_FILE, read_sections
@@ -35,7 +36,7 @@ def check_parameters(root: Path = Path()) -> None:
     Raises:
         PipelineError: Something is wrong. Each fault that can be told is in a line of its own, by key.
     """
-    checks = {root / PARAMETERS_FILE: read_parameters, root / CLAIMS_FILE: load_claims}
+    checks = {root / PARAMETERS_FILE: read_parameters, root / CLAIMS_FILE: check_claims}
     between = re.compile(f"; (?={'|'.join(re.escape(f'{path}: ') for path in checks)})")
     faults: dict[str, None] = {}  # as a set in order: the claims build on params.yaml, and name what is wrong there once more
     for path, check in checks.items():

@@ -19,7 +19,7 @@ from junitparser import Failure, JUnitXml, TestCase, TestSuite
 from checks.clone import clone_commit
 from checks.comparison import DRIFT, IDENTICAL, SPREADS, TRIAL, WITHIN, compare_trials, describe_rule, judge, read_trials
 from checks.lock import CLAIMS_PIPELINE, PIPELINES, built_pipelines, outputs, read_lock
-from claims.studies.parameters import RESULTS
+from claims.paths import RESULTS
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 from pipeline.common.files import replacing

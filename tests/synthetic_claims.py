@@ -8,11 +8,14 @@ import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
-from claims.measure import measure
-from claims.studies.parameters import load_claims
+from claims.judging.parameters import read_claims
+from claims.judging.trials import measure_trials
+from claims.judging.verdicts import judge_claims
+from claims.probes.parameters import TimingSection
+from claims.studies.parameters import read_studies
 from claims.studies.tables import read_histories
-from claims.verdicts import judge_claims
-from pipeline.images.cifar10 import CLASSES
+from claims.studies.trials import read_trials
+from pipeline.common.parameters import read_sections
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (1, 2, 3)
@@ -27,24 +30,37 @@ def write_claims(root: Path, *, seeds=None, epochs=20, extended=False, diverged=
     `seeds` replaces those of every study; `diverged` names (study, arm, seed); `verdicts` replaces fields of rows, by claim.
     """
     _write_parameters(root, seeds, epochs, extended)
-    parameters = load_claims(root / "claims/params.yaml")
-    results = root / "reports/claims"
-    trials = {study: _write_study(parameters, study, results / "studies", diverged) for study in parameters.studies}
-    timing = _timing(parameters.timing.blocks)
+    path, results = root / "claims/params.yaml", root / "reports/claims"
+    studies = read_studies(path)
+    sections = read_claims(studies, path)
+    trials = {}
+    for study in studies.declared:
+        _write_history(read_trials(path), study, results / "studies", diverged)
+        histories = read_histories(studies, study, results / "studies")
+        weights = pd.read_csv(results / "studies" / study / "weights.csv")
+        trials[study] = measure_trials(studies, sections.claims, study, histories, weights)
+        _write_csv(results / "studies" / study / "trials.csv", trials[study])
+    timing = _timing(read_sections(TimingSection, path).timing.blocks)
     _write_csv(results / "timing.csv", timing)
     for name, table in _mechanisms().items():
         _write_csv(results / "mechanisms" / f"{name}.csv", table)
-    rows = judge_claims(parameters, {**trials, "timing": timing, "mechanisms": _working_principle()})
-    write_verdicts(root, rows, verdicts or {})
-    _write_csv(root / "reports/notebook/test_trials.csv", pd.DataFrame({"arm": "baseline", "seed": [0, 1], "accuracy": [0.49, 0.51]}))
-    _write_json(root / "reports/notebook/data_profile.json", {"classes": {"train": dict.fromkeys(CLASSES, 4000)}})
-    _write_csv(root / "claims/published.csv", pd.read_csv(ROOT / "claims/published.csv"))
-
-
-def write_verdicts(root: Path, rows, changes):
-    """Write the ledger of verdicts, with some fields of some rows replaced."""
-    rows = [{**row, **changes.get(row["id"], {})} for row in rows]
+    rows = judge_claims(sections, {**trials, "timing": timing, "mechanisms": _working_principle()})
+    rows = [{**row.model_dump(), **(verdicts or {}).get(row.id, {})} for row in rows]
     _write_json(root / "reports/claims/verdicts.json", {"significance": 0.05, "claims": rows})
+    layers = {
+        "arm": ["baseline", "baseline", "batch_norm"],
+        "layer": "Dense",
+        "output": "10",
+        "trained": [1_700_000, 7, 9],
+        "moving": [0, 3, 9],
+    }
+    _write_csv(root / "reports/notebook/layers.csv", pd.DataFrame(layers))
+    _write_csv(root / "reports/notebook/test_trials.csv", pd.DataFrame({"arm": "baseline", "seed": [0, 1], "accuracy": [0.49, 0.51]}))
+    _write_json(
+        root / "reports/notebook/data_profile.json",
+        {"dataset": {"title": "CIFAR-10"}, "classes": {"train": dict.fromkeys(map(str, range(10)), 4000)}},
+    )
+    _write_csv(root / "claims/published.csv", pd.read_csv(ROOT / "claims/published.csv"))
 
 
 def _write_parameters(root, seeds, epochs, extended):
@@ -60,20 +76,18 @@ def _write_parameters(root, seeds, epochs, extended):
     yaml.dump(claims, root / "claims/params.yaml")
 
 
-def _write_study(parameters, study, folder, diverged):
+def _write_history(parameters, study, folder, diverged):
     histories = []
-    for name, arm, level in parameters.trials.cells():
+    for name, arm, level in parameters.cells():
         for seed in parameters.studies[study].seeds if name == study else ():
-            history = _history(parameters.trials.trial_config(arm, level, seed), (study, arm, seed) in diverged)
-            labels = {"arm": arm, "batch_size": parameters.trials.trial_config(arm, level, seed).batch_size, **level, "seed": seed}
+            config = parameters.trial_config(arm, level, seed)
+            history = _history(config, (study, arm, seed) in diverged)
+            labels = {"arm": arm, "batch_size": config.batch_size, **level, "seed": seed}
             histories.append(pd.DataFrame([labels] * len(history)).join(history))
     table = pd.concat(histories, ignore_index=True)
     _write_csv(folder / study / "history.csv", table)
     labels = list(table.columns[: table.columns.get_loc("epoch")])
-    weights = table[labels].drop_duplicates(ignore_index=True).assign(sha256="0" * 64)
-    trials = measure(parameters, study, read_histories(study, folder), weights)
-    _write_csv(folder / study / "trials.csv", trials)
-    return trials
+    _write_csv(folder / study / "weights.csv", table[labels].drop_duplicates(ignore_index=True).assign(sha256="0" * 64))
 
 
 def _history(config, diverges):

@@ -1,10 +1,11 @@
-"""Tests of what was measured against what is claimed: one-sided t-tests for each claim, Holm's correction, a verdict.
+"""Tests of a measured effect against what is claimed: one-sided t-tests for each claim, Holm's correction, a verdict.
 
-Test A asks whether an effect is above the null effect, test B whether it is below the smallest effect that would matter. Where an
-effect is on the other side of the null effect, test A turned round says how surely: with as many claims as here, an interval alone
-would call one in five laboratories' true nulls reversed.
+Test A asks whether an effect is above the null effect. Test B asks whether it is below the smallest effect that would matter. If an
+effect lies on the other side of the null effect, the reverse of test A is tested too: with as many claims as here, an interval alone
+would call true nulls reversed in one of five laboratories.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -18,8 +19,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from pipeline.common.statistics import CONFIDENCE, paired_difference, summarize_differences
-from pipeline.training.seeds import seed_sequence
 
+BOOTSTRAP_PURPOSE = b"bootstrap of timing blocks"
 POWER_TO_DETECT = 0.8
 
 Times = NDArray[np.floating]
@@ -44,7 +45,7 @@ class Judgement:
 
     `mean`, `sd`, `low_95`, `high_95` and `d_z` are those of `PairedDifference`. `p_above` is test A's (H0: effect ≤ null
     effect) and `p_below` test B's (H0: effect ≥ smallest effect), both before Holm's correction; `p_reversed_holm` is that of
-    test A turned round (H0: effect ≥ null effect; before correction 1 − `p_above`). `power` is the probability that test A
+    the reverse of test A (H0: effect ≥ null effect; before correction 1 − `p_above`). `power` is the probability that test A
     rejects before correction if the effect is the smallest one and the spread as observed, and `detectable` the effect at which
     that probability is 80 %.
     """
@@ -66,12 +67,12 @@ class Judgement:
 
     @property
     def p_reversed(self) -> float | None:
-        """What test A turned round gives, before correction: the t-distribution is symmetric."""
+        """The p-value of the reverse of test A, before correction. The t-distribution is symmetric."""
         return None if self.p_above is None else 1 - self.p_above
 
 
 def judge(effects: Mapping[str, Effect], significance: float) -> dict[str, Judgement]:
-    """Judge claims together: the A tests are one family for Holm's correction, the B tests another, the A tests turned round a third.
+    """Judge claims together. Tests A are one family for Holm's correction, tests B another, the reverses of tests A a third.
 
     Without a spread between seeds (none, one, or the same difference in all of them) there is nothing to test with: such a
     claim is inconclusive and has no p-values. It counts in the families all the same, since they were announced with it.
@@ -80,14 +81,14 @@ def judge(effects: Mapping[str, Effect], significance: float) -> dict[str, Judge
         ValueError: a difference is not finite.
     """
     tested = {claim: _test(effect, significance) for claim, effect in effects.items()}
-    above = _adjust({claim: judgement.p_above for claim, judgement in tested.items()})
-    below = _adjust({claim: judgement.p_below for claim, judgement in tested.items()})
-    turned_round = _adjust({claim: judgement.p_reversed for claim, judgement in tested.items()})
-    corrected = {
-        claim: replace(judgement, p_above_holm=above[claim], p_below_holm=below[claim], p_reversed_holm=turned_round[claim])
-        for claim, judgement in tested.items()
-    }
-    return {claim: _conclude(corrected[claim], effects[claim], significance) for claim in effects}
+    above, below, turned_round = (
+        _adjust([getattr(judgement, p) for judgement in tested.values()]) for p in ("p_above", "p_below", "p_reversed")
+    )
+    judged = {}
+    for index, (claim, judgement) in enumerate(tested.items()):
+        corrected = replace(judgement, p_above_holm=above[index], p_below_holm=below[index], p_reversed_holm=turned_round[index])
+        judged[claim] = _conclude(corrected, effects[claim], significance)
+    return judged
 
 
 def judge_timing(treatment: "pd.Series[float]", reference: "pd.Series[float]", null_effect: float, smallest_effect: float) -> Judgement:
@@ -106,7 +107,8 @@ def judge_timing(treatment: "pd.Series[float]", reference: "pd.Series[float]", n
         raise ValueError("needs at least two blocks, and times above 0")
     blocks = paired_difference(treatment.map(math.log), reference.map(math.log))
     times = treatment.to_numpy(), reference.reindex(treatment.index).to_numpy()
-    random = np.random.default_rng(seed_sequence(0, "bootstrap of timing blocks"))
+    purpose = int.from_bytes(hashlib.sha256(BOOTSTRAP_PURPOSE).digest()[:4], "big")
+    random = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(purpose, 0)))
     interval = stats.bootstrap(
         times, _log_ratio_of_medians, paired=True, confidence_level=CONFIDENCE, method="percentile", rng=random
     ).confidence_interval
@@ -137,10 +139,12 @@ def _test(effect: Effect, significance: float) -> Judgement:
     )
 
 
-def _adjust(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Correct p-values for their number by Holm's method (1979); those that do not exist stay so, and count as 1."""
-    adjusted = multipletests([1.0 if p is None else p for p in p_values.values()], method="holm")[1]
-    return {claim: None if p is None else float(holm) for (claim, p), holm in zip(p_values.items(), adjusted, strict=True)}
+def _adjust(p_values: list[float | None]) -> list[float | None]:
+    """Correct p-values for their number by Holm's method (1979). Those that do not exist stay so, and count as 1."""
+    if not p_values:
+        return []
+    adjusted = multipletests([1.0 if p is None else p for p in p_values], method="holm")[1]
+    return [None if p is None else float(holm) for p, holm in zip(p_values, adjusted, strict=True)]
 
 
 def _conclude(tested: Judgement, effect: Effect, significance: float) -> Judgement:

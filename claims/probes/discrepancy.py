@@ -20,7 +20,7 @@ class _Statistics(NamedTuple):
 
 
 class _Pass(NamedTuple):
-    """Logits `(batches, m, 10)`; and by BN layer the statistics taken and the root mean square of the normalized values."""
+    """Logits `(batches, m, classes)`; and by BN layer the statistics taken and the root mean square of the normalized values."""
 
     logits: tf.Tensor
     statistics: list[_Statistics]
@@ -28,7 +28,7 @@ class _Pass(NamedTuple):
 
 
 class Discrepancy:
-    """Measures a network as it stands; it stays as it is.
+    """Measures a network without changing it.
 
     Training mode normalizes each batch of m images by its own statistics. Inference mode normalizes the same images by
     what the moving averages tend to at batches of m: the means, over just these batches so that nothing but the mode
@@ -44,26 +44,27 @@ class Discrepancy:
             self._features = layer(self._features, training=False)
 
     def measure(self, batch_size: int) -> list[Row]:
-        """Give one row per BN layer l at batches of m; what remains of the images after whole batches is left out.
+        """Return one row per BN layer l at batches of m. Images that do not fill a batch are left out.
 
         `divergence` is the mean of KL(inference ‖ training) in nats. `rms_ratio` is the root mean square of the layer's
         normalized values in inference mode over that in training mode, and `theory` (m / (m − 1))^(l / 2): each
-        layer's moving variance is too small by (m − 1) / m, and it hands on to the next what it scales up by that.
+        layer's moving variance is too small by (m − 1) / m, and the layer passes on what it scales up by that.
 
-        The theory takes the images of a batch for independent of each other in every layer. Above the first they are
+        The theory assumes that the images of a batch are independent of each other in every layer. Above the first they are
         not: all normalized batches have the mean 0, so that the mean of their variances falls short of the population's
-        only by what a nonlinearity adds. Nor does it know ε, or units that are silent in whole batches.
+        only by what a nonlinearity adds. Nor does the theory know ε, or units that are silent in whole batches.
         """
         whole = len(self._labels) // batch_size * batch_size
         batches, labels = tf.reshape(self._features[:whole], (-1, batch_size, self._features.shape[1])), self._labels[:whole]
-        training = _pass(self._rest, batches, lambda _, inputs: _statistics_of(inputs))
-        averages = [_mean_over_batches(of_layer) for of_layer in training.statistics]
+        training = _pass(self._rest, batches, lambda _, inputs: _Statistics(*tf.nn.moments(inputs, axes=[1], keepdims=True)))
+        averages = [_Statistics(*(tf.reduce_mean(of, axis=0, keepdims=True) for of in statistics)) for statistics in training.statistics]
         inference = _pass(self._rest, batches, lambda layer, _: averages[layer])
+        log_p, log_q = tf.nn.log_softmax(inference.logits), tf.nn.log_softmax(training.logits)
         measured = {
             "batch_size": batch_size,
-            "accuracy_training_mode": _accuracy(training.logits, labels),
-            "accuracy_inference_mode": _accuracy(inference.logits, labels),
-            "divergence": _divergence(inference.logits, training.logits),
+            "accuracy_training_mode": float((np.argmax(training.logits, axis=-1).ravel() == labels).mean()),
+            "accuracy_inference_mode": float((np.argmax(inference.logits, axis=-1).ravel() == labels).mean()),
+            "divergence": float(tf.reduce_mean(tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=-1))),
         }
         factor = batch_size / (batch_size - 1)
         return [
@@ -85,21 +86,3 @@ def _pass(layers: list[keras.Layer], batches: tf.Tensor, statistics_for: Callabl
         else:
             batches = layer(batches, training=False)
     return _Pass(batches, statistics, rms)
-
-
-def _statistics_of(batches: tf.Tensor) -> _Statistics:
-    return _Statistics(*tf.nn.moments(batches, axes=[1], keepdims=True))
-
-
-def _mean_over_batches(statistics: _Statistics) -> _Statistics:
-    return _Statistics(*(tf.reduce_mean(values, axis=0, keepdims=True) for values in statistics))
-
-
-def _accuracy(logits: tf.Tensor, labels: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
-    return float((np.argmax(logits, axis=-1).ravel() == labels).mean())
-
-
-def _divergence(logits: tf.Tensor, others: tf.Tensor) -> float:
-    """Mean of KL(p ‖ q) over images, in nats, for logits of p and of q."""
-    log_p, log_q = tf.nn.log_softmax(logits), tf.nn.log_softmax(others)
-    return float(tf.reduce_mean(tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=-1)))

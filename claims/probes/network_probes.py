@@ -43,7 +43,7 @@ def trace(model: keras.Sequential, images: tf.Tensor, *, batch_statistics: bool)
 
 @contextmanager
 def restoring(variables: Sequence[keras.Variable]) -> Iterator[None]:
-    """Give the variables back the values that they had before the block."""
+    """Set the variables back to the values that they had before the block."""
     values = [variable.numpy() for variable in variables]
     try:
         yield
@@ -59,12 +59,12 @@ class Moments(NamedTuple):
 
 
 class Probes:
-    """Samples of one network in training, which stays as it is, and so does its optimizer.
+    """Samples one network in training. The network and its optimizer stay as they are.
 
     Activations are taken on `images`, and gradients on `batch`, training examples; landscapes along the step of the
-    optimizer, `optimizer_name` in the table, and down the gradient over the same distances. All passes
-    take batch statistics, as training does: moving averages still hold most of their start values in the first
-    hundreds of updates, and would show how they catch up instead of how the layers move.
+    optimizer, `optimizer_name` in the table, and down the gradient over the same distances. All passes take batch
+    statistics, as training does: in the first hundreds of updates, moving averages still hold most of their start values,
+    and would show how they catch up instead of how the layers move.
     """
 
     def __init__(
@@ -81,15 +81,17 @@ class Probes:
         self._last: list[Moments] = []
 
     def sample(self) -> dict[str, list[Row]]:
-        """Give the rows of this moment, by table; drift is since the last sample, and has no rows in the first."""
+        """Return the rows of this moment, by table. Drift is since the last sample, and has no rows in the first."""
         with restoring([*self._model.variables, *self._optimizer.variables]):
             passes = trace(self._model, self._images, batch_statistics=True)
-            before, self._last = self._last, [moments_of(inputs) for inputs in _inputs_of_later_dense_layers(passes)]
+            relus = [outputs for layer, _, outputs in passes if isinstance(layer, keras.layers.ReLU)]
+            later_dense = [inputs for layer, inputs, _ in passes if isinstance(layer, keras.layers.Dense)][1:]
+            before, self._last = self._last, [moments_of(inputs) for inputs in later_dense]
             _, gradients = self._loss_and_gradients()
             step = find_step(self._optimizer, self._model.trainable_variables, gradients)
             return {
                 "drift": [{"layer": layer, **measure_drift(*pair)} for layer, pair in enumerate(zip(before, self._last, strict=False), 1)],
-                "units": [{"layer": layer, **measure_units(outputs)} for layer, outputs in enumerate(_relu_outputs(passes), start=1)],
+                "units": [{"layer": layer, **measure_units(outputs)} for layer, outputs in enumerate(relus, start=1)],
                 "gradient_shift": measure_gradient_shift(self._model, self._loss_and_gradients, step),
                 "landscape": [
                     {"direction": direction, **row}
@@ -119,7 +121,7 @@ def build_loss_and_gradients(model: keras.Sequential, batch: Examples) -> LossAn
 def find_step(
     optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable], gradients: Sequence[tf.Tensor]
 ) -> list[NDArray[np.float32]]:
-    """Tell by how much the optimizer would move each variable now, without moving it."""
+    """Return by how much the optimizer would move each variable now, without moving it."""
     start = [variable.numpy() for variable in variables]
     with restoring([*variables, *optimizer.variables]):
         optimizer.apply(gradients, variables)
@@ -127,16 +129,16 @@ def find_step(
 
 
 def moments_of(features: tf.Tensor) -> Moments:
-    """Mean and standard deviation of features `(n, units)`; exactly 0 for a unit that does not vary."""
+    """Return mean and standard deviation of features `(n, units)`. The latter is exactly 0 for a unit that does not vary."""
     values = np.asarray(features, np.float64)
     return Moments(values.mean(axis=0), values.std(axis=0))
 
 
 def measure_drift(before: Moments, now: Moments) -> Row:
-    """Tell how far the distribution of a layer's outputs has moved: the shift that Ioffe & Szegedy (2015) name.
+    """Return how far the distribution of a layer's outputs has moved: the shift that Ioffe & Szegedy (2015) name.
 
-    Means over the units that vary in both samples: of |Δμ| / σ, where σ² is the mean of both variances (a unit that
-    has just come to life would count for hundreds by the σ that it had before), and of |Δ ln σ|.
+    Means over the units that vary in both samples: of |Δμ| / σ, where σ² is the mean of both variances (by the σ before,
+    a unit that has just become active would count for hundreds), and of |Δ ln σ|.
     """
     varies = (before.sd > 0) & (now.sd > 0)
     if not varies.any():
@@ -147,17 +149,17 @@ def measure_drift(before: Moments, now: Moments) -> Row:
 
 
 def measure_units(outputs: tf.Tensor) -> Row:
-    """Give the shares of units that, of ReLU outputs `(n, units)`, are never active, rarely but not never, and nearly always."""
+    """Return the shares of units whose ReLU outputs, `(n, units)`, are never, rarely but not never, and nearly always above 0."""
     active = (np.asarray(outputs) > 0).mean(axis=0)
     rarely = (active > 0) & (active < NEARLY_DEAD)
     return {"dead": (active == 0).mean(), "nearly_dead": rarely.mean(), "always_on": (active > ALWAYS_ON).mean()}
 
 
 def measure_gradient_shift(model: keras.Sequential, loss_and_gradients: LossAndGradients, step: Sequence[NDArray[np.float32]]) -> list[Row]:
-    """Tell how a Dense layer's gradient changes when the layers below it take their `step` and it does not.
+    """Return how a Dense layer's gradient changes when the layers below it take their `step` and it does not.
 
     Santurkar et al. (2018), definition 2.1, with the gradients G and G′ of the kernel: ‖G − G′‖ / ‖G‖ and their cosine.
-    The lowest layer has none below; the last is the one that gives the logits.
+    The lowest layer has none below. The last layer gives the logits.
     """
     variables = model.trainable_variables  # from the lowest layer to the highest
     start = [variable.numpy() for variable in variables]
@@ -168,18 +170,15 @@ def measure_gradient_shift(model: keras.Sequential, loss_and_gradients: LossAndG
         for layer, kernel in enumerate(kernels[1:], start=2):
             own = next(index for index, variable in enumerate(variables) if variable is kernel)
             _assign(variables[:own], [value + by for value, by in zip(start[:own], step[:own], strict=True)])
-            rows.append({"layer": layer, **_compare(gradients[own], loss_and_gradients()[1][own])})
+            gradient, shifted = gradients[own], loss_and_gradients()[1][own]
+            norm = tf.norm(gradient)
+            cosine = tf.reduce_sum(gradient * shifted) / (norm * tf.norm(shifted))
+            rows.append({"layer": layer, "relative_change": float(tf.norm(gradient - shifted) / norm), "cosine": float(cosine)})
     return rows
 
 
-def _compare(gradient: tf.Tensor, shifted: tf.Tensor) -> Row:
-    norm = tf.norm(gradient)
-    cosine = tf.reduce_sum(gradient * shifted) / (norm * tf.norm(shifted))
-    return {"relative_change": float(tf.norm(gradient - shifted) / norm), "cosine": float(cosine)}
-
-
 def measure_landscape(model: keras.Sequential, loss_and_gradients: LossAndGradients, step: Sequence[tf.Tensor]) -> list[Row]:
-    """Tell what loss and gradient g become at the weights θ + d, for distances d that are multiples of `step`.
+    """Return what loss and gradient g become at the weights θ + d, for distances d that are multiples of `step`.
 
     `gradient_change` is ‖g(θ + d) − g(θ)‖ / ‖g(θ)‖, and `effective_smoothness` ‖g(θ + d) − g(θ)‖ / ‖d‖
     (Santurkar et al. 2018, section 3.1).
@@ -207,11 +206,3 @@ def measure_landscape(model: keras.Sequential, loss_and_gradients: LossAndGradie
 def _assign(variables: Sequence[keras.Variable], values: Sequence[tf.Tensor]) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
-
-
-def _relu_outputs(passes: list[LayerPass]) -> list[tf.Tensor]:
-    return [outputs for layer, _, outputs in passes if isinstance(layer, keras.layers.ReLU)]
-
-
-def _inputs_of_later_dense_layers(passes: list[LayerPass]) -> list[tf.Tensor]:
-    return [inputs for layer, inputs, _ in passes if isinstance(layer, keras.layers.Dense)][1:]

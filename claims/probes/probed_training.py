@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from claims.probes.discrepancy import Discrepancy
 from claims.probes.network_probes import Probes
+from claims.probes.parameters import Mechanisms
 from claims.probes.working_principle import check_working_principle
-from claims.studies.parameters import Mechanisms
 from pipeline.images.arrays import Examples
 from pipeline.training.config import TrialConfig
 from pipeline.training.network import build_model
@@ -30,17 +30,16 @@ class Moment(NamedTuple):
 
 
 def probe_arm(arm: str, config: TrialConfig, mechanisms: Mechanisms, train: Examples, validation: Examples) -> dict[str, list[Row]]:
-    """Train as `config` says and give the rows of the probes by table; those on Batch Normalization only where there is any."""
+    """Train as `config` says and return the rows of the probes by table, of Batch Normalization only if the arm has it."""
     keras.utils.clear_session()
-    return probe_training(
-        arm, build_model(config, config.seed, train.image_shape, len(train.classes)), config, mechanisms, train, validation
-    )
+    model = build_model(config, config.seed, train.image_shape, len(train.classes))
+    return probe_training(arm, model, config, mechanisms, train, validation)
 
 
 def probe_training(
     arm: str, model: keras.Sequential, config: TrialConfig, mechanisms: Mechanisms, train: Examples, validation: Examples
 ) -> dict[str, list[Row]]:
-    """Train `model`, and give the rows of the probes by table.
+    """Train `model`, and return the rows of the probes by table.
 
     Probed are the steps that `mechanisms` names and the end of each epoch; what concerns Batch Normalization alone, at
     the beginning and at the end.
@@ -51,16 +50,17 @@ def probe_training(
     probes = Probes(model, optimizer, config.optimizer, validation.images, batch)
     normalizes = any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers)
     tables: dict[str, list[Row]] = defaultdict(list)
-    began = time.monotonic()
+    began, last = time.monotonic(), config.total_epochs
     for step, epochs in train_by_updates(model, optimizer, config, train):
         if step in mechanisms.steps or epochs:
             for name, rows in probes.sample().items():
                 tables[name] += [{"arm": arm, "step": step, **row} for row in rows]
-        if normalizes and (step == 0 or epochs == config.total_epochs):
+        if normalizes and (step == 0 or epochs == last):
             discrepancy = Discrepancy(model, validation)
             tables["discrepancy"] += [{"step": step, **row} for size in mechanisms.batch_sizes for row in discrepancy.measure(size)]
         if epochs:
-            _tell_progress(arm, epochs, config.total_epochs, time.monotonic() - began)
+            left = f", about {(time.monotonic() - began) / epochs * (last - epochs):.0f} s left" if epochs < last else ""
+            print(f"{arm}: {epochs}/{last} epochs probed{left}", flush=True)
     if normalizes:
         tables["working_principle"] += check_working_principle(model, batch, mates, validation.images)
     return dict(tables)
@@ -81,8 +81,3 @@ def train_by_updates(
             train_steps(tf.constant(train.images[indices]), tf.constant(train.labels[indices]))
             step += 1
             yield Moment(step, epoch if start + batch_size >= len(order) else None)
-
-
-def _tell_progress(arm: str, epochs: int, of: int, seconds: float) -> None:
-    left = f", about {seconds / epochs * (of - epochs):.0f} s left" if epochs < of else ""
-    print(f"{arm}: {epochs}/{of} epochs probed{left}", flush=True)

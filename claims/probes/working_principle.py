@@ -20,12 +20,12 @@ Array = NDArray[np.float64]
 
 
 def normalize(inputs: Array, mean: Array, variance: Array, epsilon: float) -> Array:
-    """Give the normalized values x̂ = (x − μ) / √(σ² + ε) of inputs `(m, units)` (Ioffe & Szegedy 2015, algorithm 1)."""
+    """Return the normalized values x̂ = (x − μ) / √(σ² + ε) of inputs `(m, units)` (Ioffe & Szegedy 2015, algorithm 1)."""
     return (inputs - mean) / np.sqrt(variance + epsilon)
 
 
 def propagate_back(inputs: Array, upstream: Array, gamma: Array, epsilon: float) -> Array:
-    """Give ∂L/∂x of inputs `(m, units)` in training mode, from g = ∂L/∂y, `upstream`, of the same shape.
+    """Return ∂L/∂x of inputs `(m, units)` in training mode, from g = ∂L/∂y, `upstream`, of the same shape.
 
     ∂L/∂x_i = γ / (m √(σ² + ε)) · (m g_i − Σ_j g_j − x̂_i Σ_j g_j x̂_j): the chain rule of Ioffe & Szegedy (2015,
     section 3), simplified.
@@ -37,16 +37,19 @@ def propagate_back(inputs: Array, upstream: Array, gamma: Array, epsilon: float)
 
 
 def check_working_principle(model: keras.Sequential, batch: Examples, mates: NDArray[np.uint8], images: NDArray[np.uint8]) -> list[Row]:
-    """Check every BN layer of a network, which stays as it is.
+    """Check every BN layer of a network. The network stays as it is.
 
-    `batch` is what training mode is checked on, `mates` other images beside its first one, and `images`, which were not
-    trained on, what inference mode is looked at on. A row's `largest_error` is over units and images; without a
-    `tolerance` it is shown and not tested.
+    Training mode is checked on `batch`, and with the other images `mates` beside its first one. Inference mode is checked on
+    `images`, which were not trained on. A row's `largest_error` is over units and images. Without a `tolerance` it is shown and
+    not tested.
     """
     with restoring(model.variables):
-        training_mode = [*_check_training_mode(model, batch), _row("batch_mates", None, _dependence_on_mates(model, batch.images, mates))]
+        rows = list(_check_training_mode(model, batch))
+        among_others = np.concatenate([batch.images[:1], mates])
+        logits, others = (_float64(trace(model, beside, batch_statistics=True)[-1].outputs) for beside in (batch.images, among_others))
+        rows.append(_row("batch_mates", None, logits[0] - others[0]))
     folded, logits = (trace(network, images, batch_statistics=False)[-1].outputs for network in (fold_batch_normalization(model), model))
-    return [*training_mode, *_check_inference_mode(model, images), _row("folding", None, folded - logits, LOGIT_TOLERANCE)]
+    return [*rows, *_check_inference_mode(model, images), _row("folding", None, folded - logits, LOGIT_TOLERANCE)]
 
 
 def _check_training_mode(model: keras.Sequential, batch: Examples) -> Iterator[Row]:
@@ -105,14 +108,6 @@ def _check_inference_mode(model: keras.Sequential, images: NDArray[np.uint8]) ->
         yield _row("inference_sd", number, normalized.std(axis=0) - 1)
         by_hand = _float64(layer.gamma) * normalized + _float64(layer.beta)
         yield _row("keras_inference_mode", number, _float64(outputs) - by_hand, TOLERANCE)
-
-
-def _dependence_on_mates(model: keras.Sequential, images: NDArray[np.uint8], mates: NDArray[np.uint8]) -> Array:
-    """Tell by how much the first image's logits change when the images beside it are others."""
-    logits, others = (
-        _float64(trace(model, batch, batch_statistics=True)[-1].outputs) for batch in (images, np.concatenate([images[:1], mates]))
-    )
-    return np.asarray(logits[0] - others[0])
 
 
 def _row(check: str, layer: int | None, errors: Array, tolerance: float | None = None) -> Row:

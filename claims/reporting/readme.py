@@ -1,10 +1,9 @@
-"""Keep the README's ledger of verdicts equal to reports/claims/verdicts.json."""
+"""Keep the README's table of verdicts equal to reports/claims/verdicts.json."""
 
 import argparse
 
-from claims.report import describe_ledger, render_claims
-from claims.reporting.findings import read_findings
-from claims.studies.parameters import load_claims
+from claims.reporting.page import describe_verdicts, render_claims
+from claims.reporting.results import read_results
 from pipeline.common.command import run
 from pipeline.pages.generated import update_page
 
@@ -17,7 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m claims.reporting.readme", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the verdicts in the README are not current")
     check = parser.parse_args().check
-    block = render_claims("readme_verdicts.md", **describe_ledger(read_findings(load_claims())), linked="reports/claims/report.md")
+    block = render_claims("readme_verdicts.md", **describe_verdicts(read_results()), linked="reports/claims/report.md")
     update_page(BEGIN, END, block, check=check, remedy="run `python -m claims.reporting.readme`")
 
 

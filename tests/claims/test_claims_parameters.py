@@ -3,7 +3,10 @@ import shutil
 import pytest
 from ruamel.yaml import YAML
 
-from claims.studies.parameters import load_claims
+from claims.judging.parameters import read_claims
+from claims.parameters import check_claims
+from claims.studies.parameters import read_studies
+from claims.studies.trials import read_trials
 from pipeline.common.errors import PipelineError
 from tests.conftest import ROOT
 
@@ -32,37 +35,51 @@ def changed_claims(tmp_path):
 
 
 @pytest.fixture
-def claims():
-    return load_claims(ROOT / "claims/params.yaml")
+def studies():
+    return read_studies(ROOT / "claims/params.yaml")
 
 
-def test_every_claim_of_the_notebook_is_declared(claims):
-    judged = {name for name, claim in claims.claims.items() if claim.kind != "explored"}
+@pytest.fixture
+def trials():
+    return read_trials(ROOT / "claims/params.yaml")
+
+
+def test_the_whole_file_is_valid_and_declares_every_claim_of_the_notebook(studies):
+    check_claims(ROOT / "claims/params.yaml")
+    claims = read_claims(studies, ROOT / "claims/params.yaml").claims
+    judged = {name for name, claim in claims.items() if claim.kind != "explored"}
     assert judged == {"C0", "B1", "B2a", "B2b", "B3a", "B3b", "B4", "I1a", "I1b", "L1", "L2", "L3"}
-    assert all(len(claims.studies[claim.study].seeds) >= 5 for claim in claims.claims.values() if claim.kind == "tested")
+    assert all(len(studies.declared[claim.study].seeds) >= 5 for claim in claims.values() if claim.kind == "tested")
 
 
-def test_a_level_overrides_the_arm_and_an_arm_the_common_settings(claims):
-    config = claims.trials.trial_config("batch_norm_small_epsilon", {"kernel_gain": 0.01, "epochs": 2}, seed=3)
+def test_a_level_overrides_the_arm_and_an_arm_the_common_settings(studies, trials, parameters):
+    level = {"kernel_gain": 0.01, "epochs": 2}
+    config = trials.trial_config("batch_norm_small_epsilon", level, seed=3)
     assert (config.normalization, config.batch_norm_epsilon, config.kernel_gain, config.epochs) == ("batch", 1e-5, 0.01, 2)
-    assert config.hidden_units == claims.common.trial.hidden_units
+    assert config.hidden_units == parameters.trial.hidden_units
+    assert config.model_dump(exclude={"seed"}) == studies.settings("batch_norm_small_epsilon", level)
 
 
-def test_trials_are_shared_with_the_main_pipeline_and_between_studies(claims):
-    core = claims.trials.trial_config("batch_norm", {}, 0)
-    assert core == claims.common.trial_config("batch_norm", {}, 0)
-    fresh = claims.trials.trial_config("batch_norm_32", {}, 0)
-    assert fresh == claims.common.trial_config("batch_norm", {"batch_size": 32}, 0)
-    [gain] = [level for level in claims.studies["initialization"].levels() if level["kernel_gain"] == 1.0]
-    [rate] = [level for level in claims.studies["learning_rate"].levels() if level["learning_rate"] == 0.001]
-    assert claims.trials.trial_config("baseline", gain, 0) == claims.trials.trial_config("baseline", rate, 0)
+def test_plain_settings_tell_how_many_epochs_a_trial_is_to_have(studies, trials):
+    for _, arm, level in trials.cells():
+        assert studies.epochs(arm, level) == trials.trial_config(arm, level, seed=0).total_epochs
+    assert studies.epochs("batch_norm_continued") == 60
 
 
-def test_one_parameter_chooses_the_extended_set(changed_claims, claims):
-    extended = load_claims(changed_claims("set", "extended"))
-    assert len(extended.studies["core"].seeds) > len(claims.studies["core"].seeds)
-    assert {"batch_norm_before_activation", "layer_norm", "batch_norm_sgd"} <= set(extended.studies["core"].arms)
-    assert extended.claims == claims.claims
+def test_trials_are_shared_with_the_main_pipeline_and_between_studies(trials, parameters):
+    assert trials.trial_config("batch_norm", {}, 0) == parameters.trial_config("batch_norm", {}, 0)
+    assert trials.trial_config("batch_norm_32", {}, 0) == parameters.trial_config("batch_norm", {"batch_size": 32}, 0)
+    [gain] = [level for level in trials.studies["initialization"].levels() if level["kernel_gain"] == 1.0]
+    [rate] = [level for level in trials.studies["learning_rate"].levels() if level["learning_rate"] == 0.001]
+    assert trials.trial_config("baseline", gain, 0) == trials.trial_config("baseline", rate, 0)
+
+
+def test_one_parameter_chooses_the_extended_set(changed_claims, studies):
+    path = changed_claims("set", "extended")
+    check_claims(path)
+    extended = read_studies(path)
+    assert len(extended.declared["core"].seeds) > len(studies.declared["core"].seeds)
+    assert {"batch_norm_before_activation", "layer_norm", "batch_norm_sgd"} <= set(extended.declared["core"].arms)
 
 
 @pytest.mark.parametrize(
@@ -91,10 +108,21 @@ def test_one_parameter_chooses_the_extended_set(changed_claims, claims):
         ("claims.B3a.measure.arms", [["baseline", "batchnorm"]], "claims.B3a.measure.arms: 'batchnorm' is not in studies.core.arms"),
         ("studies.learning_rate.grid.learning_rate", [[0.1, 0]], "studies.learning_rate.grid"),
         ("studies.timing", [{"arms": ["baseline"], "grid": {}, "seeds": [0]}], "studies.timing: is the name of a stage"),
-        ("common", [{}], "common: extra inputs are not permitted"),
+        ("common", [{}], "common: Extra inputs are not permitted"),
+        ("timing.legs", [2], "timing.legs: Extra inputs are not permitted"),
     ],
 )
 def test_a_wrong_value_is_named_in_one_line(changed_claims, path, to, told):
     with pytest.raises(PipelineError, match=rf"claims/params\.yaml: {told}") as error:
-        load_claims(changed_claims(path, *to))
+        check_claims(changed_claims(path, *to))
     assert "\n" not in str(error.value)
+
+
+def test_a_stage_reads_its_own_sections_alone(changed_claims):
+    path = changed_claims("timing.blocks", 2)
+    assert read_claims(read_studies(path), path).significance == 0.05
+    assert "core" in read_trials(path).studies
+    with pytest.raises(PipelineError, match=r"claims\.B1\.unit"):
+        path = changed_claims("claims.B1.unit", "stars")
+        assert read_trials(path)
+        read_claims(read_studies(path), path)

@@ -12,21 +12,21 @@ import pytest
 from ruamel.yaml import YAML
 
 from claims import report
-from claims.judging import contrasts
-from claims.reporting import chapters, evidence, phrases, readme, wording
-from claims.reporting.findings import Verdict, read_findings
-from claims.studies.parameters import load_claims
+from claims.judging.amounts import SPACE, threshold
+from claims.judging.verdicts import JudgedClaim
+from claims.reporting import contrasts, page, readme, topics, words
+from claims.reporting.results import read_results
 from pipeline.common.errors import PipelineError
-from pipeline.pages.wording import SPACE
+from pipeline.pages.rendering import make_environment
 from tests.synthetic_claims import write_claims
 
 README = f"# Title\n\n{readme.BEGIN}\nold\n{readme.END}\n\nAfter.\n"
 
 
-def findings_in(folder):
+def results_in(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        return read_findings(load_claims())
+        return read_results()
 
 
 def run_stage(folder, *arguments, module=report):
@@ -36,12 +36,18 @@ def run_stage(folder, *arguments, module=report):
         module.main()
 
 
-def tell(folder):
+def write_markdown(folder):
     """The report's Markdown with plain spaces, its figures not drawn."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (report, chapters, evidence):
+        for module in (page, topics):
             patch.setattr(module, "draw", lambda build, *arguments: "<svg/>")
-        return report.make_report(findings_in(folder))["report.md"].replace(SPACE, " ")
+        return page.make_report(results_in(folder))["report.md"].replace(SPACE, " ")
+
+
+def say(macro, *arguments):
+    """What a macro of verdict.md.jinja makes of a row, with plain spaces."""
+    module = make_environment(page.TEMPLATES, filters=words.FILTERS).get_template("verdict.md.jinja").module
+    return getattr(module, macro)(*arguments).strip().replace(SPACE, " ")
 
 
 def files_of(folder):
@@ -57,8 +63,8 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def findings(made):
-    return findings_in(made)
+def results(made):
+    return results_in(made)
 
 
 @pytest.fixture(scope="module")
@@ -80,17 +86,17 @@ def section(markdown, heading):
     return re.split(r"\n##", after)[0]
 
 
-def test_the_first_screen_answers_with_counts_and_the_ledger(markdown, findings):
+def test_the_first_screen_answers_with_counts_and_the_verdicts(markdown, results):
     first = markdown.partition("\n## ")[0]
-    verdicts = [verdict.verdict for verdict in findings.ledger.values() if verdict.kind != "explored"]
+    verdicts = [verdict.verdict for verdict in results.verdicts.values() if verdict.kind != "explored"]
     assert f"Of {len(verdicts)} claims that BN …, {verdicts.count('supported')} are supported (accelerates convergence; " in first
-    assert "](figures/ledger.svg)" in first
-    for verdict in findings.ledger.values():
+    assert "](figures/verdicts.svg)" in first
+    for verdict in results.verdicts.values():
         assert (f"| [{verdict.id}](#" in first) == (verdict.kind != "explored")
 
 
-def test_every_claim_is_told_with_its_tests_and_limits(markdown, findings):
-    for verdict in findings.ledger.values():
+def test_every_claim_is_told_with_its_tests_and_limits(markdown, results):
+    for verdict in results.verdicts.values():
         told = section(markdown, verdict.id)
         if verdict.kind == "explored":
             assert not told
@@ -99,7 +105,7 @@ def test_every_claim_is_told_with_its_tests_and_limits(markdown, findings):
         for part in (f"**Verdict: {verdict.verdict}.**", verdict.metric, "**What it means:**", "**What it does not mean:**", "arxiv.org"):
             assert part in told, (verdict.id, part)
         if verdict.kind == "tested":
-            assert f"corrected p {phrases.probability(verdict.p_above_holm)}".replace(SPACE, " ") in told
+            assert f"corrected p {words.probability(verdict.p_above_holm)}".replace(SPACE, " ") in told
             assert f"](figures/claim_{verdict.id}.svg)" in told
 
 
@@ -140,30 +146,28 @@ def test_the_same_results_give_the_same_bytes(made):
 
 
 def test_a_changed_byte_is_named(copied, monkeypatch):
-    committed = {path: text.decode() for path, text in files_of(copied / "reports/claims").items()}
-    monkeypatch.setattr(report, "make_report", lambda findings: {str(path): text for path, text in committed.items()})
+    folder = copied / "reports/claims"
+    committed = {path: text.decode() for path, text in files_of(folder).items() if path.parts[0] in ("figures", "report.md", "report.html")}
+    monkeypatch.setattr(report, "make_report", lambda results: {str(path): text for path, text in committed.items()})
     run_stage(copied, "--check")
     (copied / "reports/claims/figures/speed.svg").write_text("other")
-    with pytest.raises(PipelineError, match=r"^claims/report: figures/speed\.svg: not what .*claims/dvc\.yaml:report`$"):
-        run_stage(copied, "--check")
-    shutil.rmtree(copied / "reports/claims")
-    with pytest.raises(PipelineError, match=r"^reports/claims/figures: not found; run "):
+    with pytest.raises(PipelineError, match=r"^reports/claims: figures/speed\.svg: not what .*claims/dvc\.yaml:report`$"):
         run_stage(copied, "--check")
 
 
-def test_parts_of_early_validation_add_up(findings):
-    parts = contrasts.split_early_validation(findings.histories["core"])
+def test_parts_of_early_validation_add_up(results):
+    parts = contrasts.split_early_validation(results.histories["core"])
     assert len(parts) == 5 * 20
     np.testing.assert_allclose(parts[contrasts.EARLY_PARTS].sum(axis="columns"), parts[contrasts.WHOLE], atol=1e-12)
-    core = findings.histories["core"].set_index(["arm", "epoch", "seed"])["val_accuracy"]
+    core = results.histories["core"].set_index(["arm", "epoch", "seed"])["val_accuracy"]
     np.testing.assert_allclose(parts[contrasts.WHOLE], (core["batch_norm"] - core["baseline"]).reindex(parts.index))
 
 
-def test_parts_of_the_loss_at_tiny_batches_add_up_to_the_claims_effect(findings):
-    accuracies = contrasts.accuracies_by_batch_size(findings.histories["tiny_batches"])
+def test_parts_of_the_loss_at_tiny_batches_add_up_to_the_claims_effect(results):
+    accuracies = contrasts.accuracies_by_batch_size(results.histories["tiny_batches"])
     parts = contrasts.split_tiny_batches(accuracies, large=32, tiny=2)
     np.testing.assert_allclose(parts[contrasts.TINY_PARTS].sum(axis="columns"), parts[contrasts.WHOLE], atol=1e-12)
-    effects = {int(seed): effect for seed, effect in findings.ledger["L3"].differences.items()}
+    effects = {int(seed): effect for seed, effect in results.verdicts["L3"].differences.items()}
     assert parts[contrasts.WHOLE].to_dict() == pytest.approx(effects, rel=1e-5)
 
 
@@ -188,9 +192,9 @@ def test_each_part_of_early_validation_is_what_its_name_says():
     )
 
 
-def test_the_fake_effect_is_that_of_the_histories(findings):
-    told = chapters.own_error(findings).facts["metrics"]["val_accuracy"]
-    history = findings.histories["continued_training"]
+def test_the_fake_effect_is_that_of_the_histories(results):
+    told = topics.own_error(results).facts["metrics"]["val_accuracy"]
+    history = results.histories["continued_training"]
     on = history[(history["arm"] == "batch_norm_continued") & history["epoch"].isin([58, 59, 60])].groupby("seed")["val_accuracy"].mean()
     fresh = history[(history["arm"] == "batch_norm_128") & (history["epoch"] > 17)].groupby("seed")["val_accuracy"].mean()
     assert told["difference"][128]["mean"] == pytest.approx((on - fresh).mean())
@@ -200,100 +204,122 @@ def test_the_fake_effect_is_that_of_the_histories(findings):
 @pytest.mark.parametrize(
     ("epochs", "step", "expected"),
     [
-        ((1.9, 1.8, 2.0), (1.1, 1.0, 1.2), "by the clock BN comes to this level sooner"),
-        ((1.1, 1.0, 1.2), (1.9, 1.8, 2.0), "by the clock BN comes to this level later"),
-        ((1.5, 1.0, 2.0), (1.4, 1.1, 1.6), "by the clock it is not decided"),
+        ((1.9, 1.8, 2.0), (1.1, 1.0, 1.2), "in seconds BN reaches this target sooner"),
+        ((1.1, 1.0, 1.2), (1.9, 1.8, 2.0), "in seconds BN reaches this target later"),
+        ((1.5, 1.0, 2.0), (1.4, 1.1, 1.6), "in seconds it is undecided"),
     ],
 )
-def test_the_break_even_follows_the_intervals(findings, monkeypatch, epochs, step, expected):
-    ledger = dict(findings.ledger)
+def test_the_break_even_follows_the_intervals(results, monkeypatch, epochs, step, expected):
+    verdicts = dict(results.verdicts)
     for name, values in (("B2a", epochs), ("L1", step)):
         bounds = dict(zip(("mean", "low_95", "high_95"), np.log(values).tolist(), strict=True))
-        ledger[name] = ledger[name].model_copy(update=bounds)
-    monkeypatch.setattr(chapters, "draw", lambda build, *arguments: "<svg/>")
-    facts = chapters.speed(dataclasses.replace(findings, ledger=ledger)).facts
-    assert expected in report.render_claims("speed.md", speed=facts)
+        verdicts[name] = verdicts[name].model_copy(update=bounds)
+    monkeypatch.setattr(topics, "draw", lambda build, *arguments: "<svg/>")
+    facts = topics.speed(dataclasses.replace(results, verdicts=verdicts)).facts
+    assert expected in page.render_claims("speed.md", speed=facts)
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"verdict": "supported"}, "at least the 1.00 points that matter"),
-        ({"verdict": "true but negligible"}, "but less than the 1.00 points that would matter"),
-        ({"verdict": "refuted"}, "less than the 1.00 points that would matter, and not distinguishable from no effect"),
-        ({"verdict": "reversed", "mean": -0.02}, "lower with BN: the whole 95 % interval lies against the claim"),
-        ({"verdict": "inconclusive", "p_above_holm": 0.3}, "by itself distinguishable from no effect, but not among this many claims, and"),
-        ({"verdict": "inconclusive", "p_above_holm": 0.3, "low_95": -0.1}, "not distinguishable from no effect, and whether it reaches"),
-        ({"verdict": "inconclusive", "p_above_holm": 0.01}, ": distinguishable from no effect, but whether it reaches"),
-        ({"verdict": "inconclusive", "sd": 0.0, "p_above": None}, "without a spread between seeds there is nothing to test it with"),
-        ({"verdict": "inconclusive", "kind": "timed", "p_above": None}, ": distinguishable from no effect, but whether it reaches"),
-        ({"verdict": "inconclusive", "kind": "timed", "p_above": None, "low_95": -0.01}, "not distinguishable from no effect, and"),
+        ({"verdict": "supported"}, "statistically significant and above the threshold of 1.00 points"),
+        ({"verdict": "true but negligible"}, "statistically significant, but below the threshold of 1.00 points"),
+        ({"verdict": "refuted"}, "below the threshold of 1.00 points, and not statistically significant"),
+        ({"verdict": "reversed", "mean": -0.02}, "lower with BN: the whole 95 % interval contradicts the claim"),
+        (
+            {"verdict": "inconclusive", "p_above_holm": 0.3},
+            "significant by itself, but not after correction for the number of claims",
+        ),
+        (
+            {"verdict": "inconclusive", "p_above_holm": 0.3, "low_95": -0.1},
+            "not statistically significant, and it may or may not reach",
+        ),
+        ({"verdict": "inconclusive", "p_above_holm": 0.01}, ": statistically significant, but it may or may not reach"),
+        ({"verdict": "inconclusive", "sd": 0.0, "p_above": None}, "the seeds do not differ, so there is nothing to test it with"),
+        (
+            {"verdict": "inconclusive", "kind": "timed", "p_above": None},
+            ": different from no effect by its 95 % interval, but",
+        ),
+        (
+            {"verdict": "inconclusive", "kind": "timed", "p_above": None, "low_95": -0.01},
+            "not different from no effect by its 95 % interval, and",
+        ),
         ({"verdict": "inconclusive", "low_95": None, "n": 1}, "In the only seed, validation accuracy was higher with BN: one value cannot"),
-        ({"mean": None, "n": 0, "excluded": [0, 1, 2, 4]}, "Nothing could be measured: seeds 0–2, 4 are left out for want of a measure."),
-        ({"direction": "there was no difference", "verdict": "refuted"}, "there was no difference: less than"),
+        (
+            {"mean": None, "n": 0, "excluded": [0, 1, 2, 4]},
+            "Nothing could be measured: seeds 0–2, 4 are left out because they have no measure.",
+        ),
+        ({"direction": "there was no difference", "verdict": "refuted"}, "there was no difference: below the threshold"),
         ({"direction": "the effect was on the claim's side", "verdict": "supported"}, "the effect was on the claim's side"),
-        ({"null_effect": -0.01, "verdict": "supported"}, "distinguishable from an effect of −1.00 points, and at least"),
-        ({"smallest_effect": 0.0, "verdict": "supported"}, "distinguishable from no effect, and at least the 0.00 points that matter"),
-        ({"null_effect": -0.01, "smallest_effect": -0.01, "verdict": "supported"}, "it keeps within the margin of −1.00 points"),
+        ({"null_effect": -0.01, "verdict": "supported"}, "statistically significant against an effect of −1.00 points and above"),
+        ({"smallest_effect": 0.0, "verdict": "supported"}, "statistically significant and above the threshold of 0.00 points"),
+        ({"null_effect": -0.01, "smallest_effect": -0.01, "verdict": "supported"}, "it stays within the margin of −1.00 points"),
     ],
 )
-def test_sentences_follow_from_the_row(findings, changes, expected):
+def test_sentences_follow_from_the_row(results, changes, expected):
     direction = f"validation accuracy was {'lower' if (changes.get('mean') or 0) < 0 else 'higher'} with BN"
     measured = {"mean": 0.02, "low_95": 0.01, "high_95": 0.03, "direction": direction}
-    row = {**findings.ledger["I1b"].model_dump(), **measured, **changes}
-    assert expected in wording.sentence(Verdict.model_validate(row), 0.05).replace(SPACE, " ")
+    row = {**results.verdicts["I1b"].model_dump(), **measured, **changes}
+    assert expected in say("sentence", JudgedClaim.model_validate(row), 0.05)
 
 
 @pytest.mark.parametrize(
     ("changes", "meaning", "test_b"),
     [
-        ({"verdict": "refuted"}, "as large as would matter can be ruled out", "Test B, against an effect of 1.00 points or more"),
-        ({"verdict": "refuted", **MARGIN}, "more is given up than the margin of −1.00 points", "Test B, against an effect of −1.00 points"),
-        ({"verdict": "supported", **MARGIN}, "less than the margin of −1.00 points", "Test B, against an effect of −1.00 points or more"),
-        ({"verdict": "reversed"}, "points the other way", "Test A turned round: corrected p "),
+        ({"verdict": "refuted"}, "as large as the threshold can be ruled out", "Test B, against an effect of 1.00 points or more"),
+        (
+            {"verdict": "refuted", **MARGIN},
+            "the loss is larger than the margin of −1.00 points",
+            "Test B, against an effect of −1.00 points",
+        ),
+        (
+            {"verdict": "supported", **MARGIN},
+            "smaller than the margin of −1.00 points",
+            "Test B, against an effect of −1.00 points or more",
+        ),
+        ({"verdict": "reversed"}, "the opposite of the sentence", "Reverse of test A: corrected p "),
     ],
 )
-def test_what_a_verdict_means_follows_from_the_kind_of_claim(findings, changes, meaning, test_b):
-    verdict = Verdict.model_validate({**findings.ledger["I1b"].model_dump(), **changes})
-    assert meaning in wording.meaning(verdict).replace(SPACE, " ")
-    assert test_b in wording.tests(verdict).replace(SPACE, " ")
+def test_what_a_verdict_means_follows_from_the_kind_of_claim(results, changes, meaning, test_b):
+    verdict = JudgedClaim.model_validate({**results.verdicts["I1b"].model_dump(), **changes})
+    assert meaning in say("meaning", verdict)
+    assert test_b in say("tests", verdict)
 
 
 @pytest.mark.parametrize(
-    ("premise", "told", "in_ledger"),
+    ("premise", "told", "in_table"),
     [
         ({"mean": -0.1, "low_95": -0.11, "high_95": -0.09, "n": 5}, "But its premise fails, −10.00 points", True),
         ({"mean": 0.1, "low_95": 0.09, "high_95": 0.11, "n": 5}, "That holds: +10.00 points", False),
-        ({"mean": 0.0, "low_95": -0.01, "high_95": 0.01, "n": 5}, "whether its premise holds stays open", True),
-        ({"mean": 0.1, "n": 1}, "whether its premise holds stays open", True),
+        ({"mean": 0.0, "low_95": -0.01, "high_95": 0.01, "n": 5}, "it is open whether its premise holds", True),
+        ({"mean": 0.1, "n": 1}, "it is open whether its premise holds", True),
     ],
 )
-def test_whether_a_premise_holds_is_told_and_a_doubt_stands_in_the_ledger(findings, premise, told, in_ledger):
-    verdict = findings.ledger["B3b"].model_copy(update={"premise": premise})
-    assert told in wording.premise(verdict).replace(SPACE, " ")
-    assert (wording.premise(verdict) in wording.finding(verdict, 0.05)) == in_ledger
+def test_whether_a_premise_holds_is_told_and_a_doubt_stands_in_the_table(results, premise, told, in_table):
+    verdict = results.verdicts["B3b"].model_copy(update={"premise": premise})
+    assert told in say("premise", verdict)
+    assert (say("premise", verdict) in say("finding", verdict, 0.05)) == in_table
 
 
-def test_the_premise_of_a_claim_is_weighed_as_its_effect_is(findings):
-    trials = findings.trials["dropout"].query("arm == 'baseline'").pivot_table(index="seed", columns="dropout", values="B3b")
-    assert findings.ledger["B3b"].premise["mean"] == pytest.approx((trials[0.3] - trials[0.0]).mean(), rel=1e-5)
+def test_the_premise_of_a_claim_is_weighed_as_its_effect_is(results):
+    trials = results.trials["dropout"].query("arm == 'baseline'").pivot_table(index="seed", columns="dropout", values="B3b")
+    assert results.verdicts["B3b"].premise["mean"] == pytest.approx((trials[0.3] - trials[0.0]).mean(), rel=1e-5)
 
 
-def test_what_only_the_moving_averages_spoil_is_named(findings):
-    short = findings.ledger["I1b"].model_copy(update={"verdict": "refuted"})
-    assert wording.answer_by_averages([short], {"I1b": {"mean": 0.03, "low_95": 0.009}}) == ""
-    said = wording.answer_by_averages([short], {"I1b": {"mean": 0.03, "low_95": 0.02}})
-    assert "for 1 more (gives higher validation accuracy); that is explored, not tested" in said
-    supported = short.model_copy(update={"verdict": "supported"})
-    assert wording.answer_by_averages([supported], {"I1b": {"mean": 0.03, "low_95": 0.02}}) == ""
+@pytest.mark.parametrize(("verdict", "low_95", "named"), [("refuted", 0.009, False), ("refuted", 0.02, True), ("supported", 0.02, False)])
+def test_what_only_the_moving_averages_spoil_is_named(results, monkeypatch, verdict, low_95, named):
+    verdicts = {"I1b": results.verdicts["I1b"].model_copy(update={"verdict": verdict})}
+    monkeypatch.setattr(page, "effect_with", lambda *_: {"mean": 0.03, "low_95": low_95})
+    said = page.render_claims("answer.md", **page.describe_verdicts(dataclasses.replace(results, verdicts=verdicts)))
+    assert ("for 1 more (gives higher validation accuracy). This is explored, not tested." in said) == named
 
 
 def test_ratios_and_decades_are_shown_as_such():
     found = {"mean": np.log(1.5), "low_95": np.log(1.2), "high_95": np.log(1.875), "n": 5}
-    assert phrases.effect_cell(found, "log_ratio") == "×1.50 [×1.20, ×1.88]"
-    assert phrases.effect({"mean": -0.5, "n": 1}, "decades").replace(SPACE, " ") == "−0.50 decades (n = 1, no interval)"
-    assert phrases.threshold(0.02, "nats").replace(SPACE, " ") == "0.020 nats"
-    assert phrases.ranges([1, 2, 3, 5, 7, 8]) == "1–3, 5, 7, 8"
+    assert words.effect_cell(found, "log_ratio") == "×1.50 [×1.20, ×1.88]"
+    assert words.effect({"mean": -0.5, "n": 1}, "decades").replace(SPACE, " ") == "−0.50 decades (n = 1, no interval)"
+    assert threshold(0.02, "nats").replace(SPACE, " ") == "0.020 nats"
+    assert words.ranges([1, 2, 3, 5, 7, 8]) == "1–3, 5, 7, 8"
 
 
 def test_one_seed_of_the_extended_set_can_be_told_and_drawn(tmp_path):
@@ -313,16 +339,16 @@ def test_one_seed_of_the_extended_set_can_be_told_and_drawn(tmp_path):
 def test_what_diverged_is_counted_and_left_out_of_means(tmp_path):
     studies = ("core", "learning_rate", "initialization", "dropout", "tiny_batches")
     write_claims(tmp_path, diverged=[(study, "batch_norm", 1) for study in studies], seeds=(0, 1, 2))
-    markdown = tell(tmp_path)
-    assert "seed 1 is left out for want of a measure" in section(markdown, "B1")
+    markdown = write_markdown(tmp_path)
+    assert "seed 1 is left out because it has no measure" in section(markdown, "B1")
     assert "1 of the trials of these arms diverged" in section(markdown, "I1b")
-    core = findings_in(tmp_path).trials["core"].set_index(["arm", "seed"])
+    core = results_in(tmp_path).trials["core"].set_index(["arm", "seed"])
     assert core.loc[("batch_norm", 1), "epochs_trained"] == 3
     assert np.exp(core.loc[("batch_norm", 1), "B2a"]) == pytest.approx(21)  # an epoch more than the 20 that it was to have
     assert "| 0.001 | " in section(markdown, "B2b")
     assert " 1/3 |" in section(markdown, "B2b")
     assert "n = 2" not in section(markdown, "B4")
-    parts = contrasts.split_early_validation(findings_in(tmp_path).histories["core"])
+    parts = contrasts.split_early_validation(results_in(tmp_path).histories["core"])
     assert set(parts.index.get_level_values("seed")) == {0, 2}
     assert not re.search(r"\b(nan|None|inf)\b", markdown)
 
@@ -330,7 +356,7 @@ def test_what_diverged_is_counted_and_left_out_of_means(tmp_path):
 def test_an_arm_of_which_nothing_finished_leaves_a_report(tmp_path):
     diverged = [(study, "batch_norm", seed) for study in ("core", "tiny_batches", "continued_training") for seed in (0, 1)]
     write_claims(tmp_path, seeds=(0, 1), epochs=4, diverged=diverged)
-    markdown = tell(tmp_path)
+    markdown = write_markdown(tmp_path)
     assert "6 of the trials of these arms diverged" in section(markdown, "L3")
     assert "## The early-validation puzzle" not in markdown
 
@@ -341,7 +367,7 @@ def test_an_arm_of_which_nothing_finished_leaves_a_report(tmp_path):
 def test_a_missing_file_is_named_with_its_remedy(copied, name):
     (copied / "reports/claims" / name).unlink()
     with pytest.raises(PipelineError, match=rf"^reports/claims/{re.escape(name)}: not found; run `dvc repro claims/dvc\.yaml:\w+(@\w+)?`"):
-        findings_in(copied)
+        results_in(copied)
 
 
 @pytest.mark.parametrize(
@@ -357,26 +383,26 @@ def test_a_missing_column_is_named(copied, name, column):
     path = copied / "reports/claims" / name
     pd.read_csv(path).drop(columns=column).to_csv(path, index=False)
     with pytest.raises(PipelineError, match=rf"^reports/claims/{re.escape(name)}: has no column {column}; run "):
-        findings_in(copied)
+        results_in(copied)
 
 
-def change_ledger(folder, change):
+def change_verdicts(folder, change):
     path = folder / "reports/claims/verdicts.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     change(content)
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def test_a_foreign_ledger_is_refused(copied):
-    change_ledger(copied, lambda content: content["claims"].pop())
+def test_verdicts_of_other_claims_are_refused(copied):
+    change_verdicts(copied, lambda content: content["claims"].pop())
     with pytest.raises(PipelineError, match=r"of other claims than claims/params\.yaml declares; run `make verdicts`"):
-        findings_in(copied)
-    change_ledger(copied, lambda content: content["claims"][1].update(mean="much"))
+        results_in(copied)
+    change_verdicts(copied, lambda content: content["claims"][1].update(mean="much"))
     with pytest.raises(PipelineError, match=r"^reports/claims/verdicts\.json: claims\.1\.mean: .*; run "):
-        findings_in(copied)
+        results_in(copied)
     (copied / "reports/claims/verdicts.json").write_text("{")
     with pytest.raises(PipelineError, match="not valid JSON"):
-        findings_in(copied)
+        results_in(copied)
 
 
 def test_another_smallest_effect_asks_for_new_verdicts(copied):
@@ -385,19 +411,19 @@ def test_another_smallest_effect_asks_for_new_verdicts(copied):
     content["claims"]["I1b"]["smallest_effect"] = 0.02
     yaml.dump(content, copied / "claims/params.yaml")
     with pytest.raises(PipelineError, match="run `make verdicts`"):
-        findings_in(copied)
+        results_in(copied)
 
 
-def test_the_readme_keeps_the_ledger(copied, findings):
+def test_the_readme_keeps_the_verdicts(copied, findings):
     (copied / "README.md").write_text(README)
-    with pytest.raises(PipelineError, match=r"run `python -m claims\.readme`$"):
+    with pytest.raises(PipelineError, match=r"run `python -m claims\.reporting\.readme`$"):
         run_stage(copied, "--check", module=readme)
     assert (copied / "README.md").read_text() == README
     run_stage(copied, module=readme)
     text = (copied / "README.md").read_text(encoding="utf-8")
     assert text.startswith("# Title\n\n")
     assert text.endswith("\n\nAfter.\n")
-    assert "](reports/claims/figures/ledger.svg)" in text
-    assert wording.answer(findings.ledger.values()) in text
+    assert "](reports/claims/figures/verdicts.svg)" in text
+    assert "Of 12 claims that BN …, " in text
     assert "[B1](reports/claims/report.md#b1-bn-stabilizes-training) stabilizes training" in text
     run_stage(copied, "--check", module=readme)

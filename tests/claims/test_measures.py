@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from claims.judging.measures import AfterEpoch, AtMatchedLevel, LargestUsable, LogEpochsToReach, LogSDOfChanges, MeanOfLastEpochs, Range
+from claims.judging.kinds import AfterEpoch, AtMatchedLevel, LargestUsable, LogEpochsToReach, LogSDOfChanges, MeanOfLastEpochs, Range
 
 
 def history(values, column="val_accuracy", **columns) -> pd.DataFrame:

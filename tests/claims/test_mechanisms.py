@@ -6,7 +6,8 @@ import tensorflow as tf
 from ruamel.yaml import YAML
 
 from claims import mechanisms
-from claims.probes.columns import MECHANISM_COLUMNS
+from claims.probes import working_principle
+from claims.probes.arms import probe_arms, read_arms
 from claims.probes.discrepancy import Discrepancy
 from claims.probes.network_probes import (
     DISTANCE_FACTORS,
@@ -21,11 +22,11 @@ from claims.probes.network_probes import (
     moments_of,
     restoring,
     trace,
-    working_principle,
 )
+from claims.probes.parameters import Mechanisms
 from claims.probes.probed_training import probe_training, train_by_updates
+from claims.probes.tables import MECHANISM_COLUMNS
 from claims.probes.working_principle import check_working_principle
-from claims.studies.parameters import load_claims
 from pipeline.common.errors import PipelineError
 from pipeline.images.arrays import Examples
 from pipeline.training.network import build_model
@@ -55,9 +56,7 @@ def trained(parameters, examples) -> keras.Sequential:
 
 @pytest.fixture(scope="module")
 def settings():
-    return load_claims(ROOT / "claims/params.yaml").mechanisms.model_copy(
-        update={"epochs": 2, "images": 80, "steps": [0, 1, 3, 10_000], "batch_sizes": SIZES}
-    )
+    return Mechanisms(seed=0, epochs=2, images=80, steps=[0, 1, 3, 10_000], batch_sizes=SIZES)
 
 
 def values_of(*variables) -> list[np.ndarray]:
@@ -485,15 +484,29 @@ def _levels(table, *columns) -> tuple[set, ...]:
     return levels
 
 
-def test_batches_larger_than_the_probed_images_are_refused_at_once(project):
-    parameters = load_claims()
-    too_large = parameters.model_copy(update={"mechanisms": parameters.mechanisms.model_copy(update={"batch_sizes": [2, 81]})})
-    with pytest.raises(PipelineError, match=r"mechanisms\.batch_sizes: 81 is more than mechanisms\.images, 80; "):
-        mechanisms.probe_arms(too_large, project / "data/processed")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_sizes": [2, 81]}, r"mechanisms\.batch_sizes: 81 is more than mechanisms\.images, 80; "),
+        ({"images": 91}, r"mechanisms\.images: 91 asked for, and the validation set has 90; ask for fewer"),
+    ],
+)
+def test_more_images_than_there_are_are_refused_at_once(project, settings, change, message):
+    with pytest.raises(PipelineError, match=message):
+        probe_arms(read_arms(seed=0), settings.model_copy(update=change), project / "data/processed")
 
 
-def test_more_images_than_there_are_are_refused_at_once(project):
-    parameters = load_claims()
-    too_many = parameters.model_copy(update={"mechanisms": parameters.mechanisms.model_copy(update={"images": 91})})
-    with pytest.raises(PipelineError, match=r"mechanisms\.images: 91 asked for, and the validation set has 90; ask for fewer"):
-        mechanisms.probe_arms(too_many, project / "data/processed")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_norm": {"depth": 3}}, r"params\.yaml: arms\.batch_norm\.depth: Extra inputs are not permitted"),
+        ({"other": {}}, r"params\.yaml: arms\.batch_norm: missing; "),
+    ],
+)
+def test_a_wrong_arm_is_named(project, change, message):
+    yaml = YAML()
+    content = yaml.load(project / "params.yaml")
+    content["arms"] = {"baseline": {}, **change}
+    yaml.dump(content, project / "params.yaml")
+    with pytest.raises(PipelineError, match=message):
+        read_arms(seed=0)

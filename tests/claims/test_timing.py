@@ -10,8 +10,8 @@ import tensorflow as tf
 from ruamel.yaml import YAML
 
 from checks.clone import ROOT
-from claims import timing
-from claims.studies.parameters import Timing
+from claims.probes import timing
+from claims.probes.parameters import Timing
 from pipeline.serving.folding import fold_batch_normalization
 from pipeline.training import inference, steps, trial
 from pipeline.training.network import build_model
@@ -39,8 +39,8 @@ def weights_of(model: keras.Sequential) -> list[np.ndarray]:
     return [weight.numpy() for weight in model.weights]
 
 
-def test_every_arm_has_a_time_for_each_kind_of_work_in_each_block(configs, processed):
-    table = timing.measure(configs, FEW_BLOCKS, processed)
+def test_every_arm_has_a_time_for_each_kind_of_work_in_each_block(configs, examples):
+    table = timing.measure_times(configs, FEW_BLOCKS, examples[0])
     arms = ["baseline", "batch_norm"]
     kinds = {"training_step": arms, "forward_and_backward": arms, "inference": [*arms, "batch_norm_folded"]}
     expected = [(what, arm, block) for what, of_kind in kinds.items() for block in range(8) for arm in of_kind]
@@ -107,7 +107,7 @@ def test_legs_go_on_through_the_training_images_in_a_trials_order_and_start_anew
 
 
 def test_a_call_has_as_many_images_as_in_a_trial(configs, examples, monkeypatch):
-    monkeypatch.setattr(trial, "IMAGES_PER_CALL", 64)
+    monkeypatch.setattr(timing, "IMAGES_PER_CALL", 64)
     calls = list(timing.gather_leg(examples[0], configs["baseline"], steps=5, leg=0))
     assert [images.shape[:2] for images, _ in calls] == [(2, 32), (2, 32), (1, 32)]
     assert [labels.shape for _, labels in calls] == [(2, 32), (2, 32), (1, 32)]
@@ -123,7 +123,7 @@ def test_the_training_that_is_timed_is_that_of_a_trial(configs, examples, arm):
     with pytest.MonkeyPatch.context() as patch:
         build_train_steps = steps.build_train_steps
         patch.setattr(trial, "build_train_steps", lambda model, optimizer: models.append(model) or build_train_steps(model, optimizer))
-        what, work = next(timing.prepare(configs))
+        what, work = next(timing.prepare(configs, train))
     assert what == "training_step"
     [(images, labels)] = timing.gather_leg(train, configs[arm], steps=6, leg=0)
     loss_sum, _ = work[arm](images, labels)
@@ -171,7 +171,7 @@ def test_inference_is_that_of_the_network_moves_nothing_and_folded_says_the_same
 
 
 def test_the_folded_network_is_the_one_that_was_trained(configs, examples):
-    kinds = timing.prepare(configs)
+    kinds = timing.prepare(configs, examples[0])
     [batches] = timing.gather_leg(examples[0], configs["baseline"], steps=6, leg=0)
     for _, work in kinds:
         results = {arm: steps(*batches)[0] for arm, steps in work.items()}
@@ -181,9 +181,9 @@ def test_the_folded_network_is_the_one_that_was_trained(configs, examples):
     assert float(confidences) != pytest.approx(float(results["batch_norm"]), rel=1e-2)
 
 
-def test_tells_how_long_it_will_take(configs, processed, monkeypatch, capsys):
+def test_tells_how_long_it_will_take(configs, examples, monkeypatch, capsys):
     monkeypatch.setattr(timing, "SECONDS_BETWEEN_LINES", 0)
-    timing.measure(configs, FEW_BLOCKS, processed)
+    timing.measure_times(configs, FEW_BLOCKS, examples[0])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in lines] == [f"{done}/24 blocks timed" for done in range(1, 25)]
     assert lines[-1].endswith("about 0 s left")

@@ -1,4 +1,4 @@
-"""From raw measures to the ledger of verdicts."""
+"""From raw measures to verdicts."""
 
 import json
 
@@ -6,21 +6,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from claims.judging.contrasts import weigh
-from claims.studies.parameters import load_claims
-from claims.verdicts import DEFINITION, as_files, as_table, judge_claims
-from pipeline.pages.wording import MINUS, SPACE
+from claims.judging.amounts import MINUS, SPACE
+from claims.judging.effects import weigh
+from claims.judging.parameters import read_claims
+from claims.judging.verdicts import DEFINITION, as_files, as_table, judge_claims
+from claims.studies.parameters import read_studies
 from tests.conftest import ROOT
+
+STUDIES = read_studies(ROOT / "claims/params.yaml")
 
 
 @pytest.fixture(scope="module")
 def claims():
-    return load_claims(ROOT / "claims/params.yaml")
+    return read_claims(STUDIES, ROOT / "claims/params.yaml")
 
 
 def measured_trials(claims, study, value) -> pd.DataFrame:
     """A study's trials with the raw measure of each of its claims, as `value` gives it for claim, arm, level and seed."""
-    declared = claims.studies[study]
+    declared = STUDIES.declared[study]
     rows = [
         {"arm": arm, "seed": seed, "diverged": False, **level}
         | {name: value(name, arm, level, seed) for name, claim in claims.claims.items() if claim.study == study}
@@ -44,12 +47,12 @@ def measured(claims):
         for arm, level in (("baseline", 4.0), ("batch_norm", 5.0))
     )
     checks = pd.DataFrame({"check": [*DEFINITION, "inference_sd"], "layer": 1, "largest_error": 1e-7, "tolerance": 1e-5, "passes": "True"})
-    studies = {study: measured_trials(claims, study, plausible) for study in claims.studies}
+    studies = {study: measured_trials(claims, study, plausible) for study in STUDIES.declared}
     return {**studies, "timing": timing, "mechanisms": checks}
 
 
 def row_of(rows, name) -> dict:
-    return next(row for row in rows if row["id"] == name)
+    return next(row for row in rows if row.id == name).model_dump()
 
 
 def test_an_effect_is_the_weighted_sum_of_its_trials_within_a_seed(claims):
@@ -67,8 +70,8 @@ def test_an_effect_across_levels_takes_them_together(claims):
 
 def test_every_claim_has_a_row_in_the_order_of_declaration(claims, measured):
     rows = judge_claims(claims, measured)
-    assert [row["id"] for row in rows] == list(claims.claims)
-    assert all((row["verdict"] is None) == (row["kind"] == "explored") for row in rows)
+    assert [row.id for row in rows] == list(claims.claims)
+    assert all((row.verdict is None) == (row.kind == "explored") for row in rows)
     first = row_of(rows, "I1b")
     assert first["verdict"] == "supported"
     assert first["differences"] == {str(seed): pytest.approx(0.1 + 0.002 * seed) for seed in range(5)}
@@ -93,7 +96,7 @@ def test_a_smallest_effect_is_taken_and_told_with_all_its_digits(claims, measure
 
 
 def test_a_row_says_in_words_what_is_taken_from_what_and_what_its_seeds_could_find(claims, measured):
-    rows = {row["id"]: row for row in judge_claims(claims, measured)}
+    rows = {row.id: row.model_dump() for row in judge_claims(claims, measured)}
     assert rows["I1b"]["orientation"] == f"batch_norm {MINUS} baseline; above 0.00{SPACE}points it speaks for the claim"
     assert rows["I1b"]["direction"] == "validation accuracy was higher with BN"
     assert rows["B1"]["direction"] == "validation loss changed more from epoch to epoch with BN"
@@ -130,8 +133,8 @@ def test_overhead_is_a_ratio_of_medians(claims, measured):
 
 def test_the_files_are_strict_json_and_a_flat_table(claims, measured):
     rows = judge_claims(claims, measured)
-    files = as_files(claims, rows)
-    assert json.loads(files["verdicts.json"], parse_constant=pytest.fail)["claims"] == rows
+    files = as_files("default", 0.05, rows)
+    assert json.loads(files["verdicts.json"], parse_constant=pytest.fail)["claims"] == [row.model_dump() for row in rows]
     assert json.loads(files["effects.json"])["I1b"] == {"verdict": "supported", "mean": row_of(rows, "I1b")["mean"]}
     table = as_table(rows)
     assert table.set_index("id").loc["I1b", "differences"].startswith("0: 0.1; 1: 0.102")

@@ -1,16 +1,10 @@
-"""Differences within seeds that explain the verdicts: what a claim compares, and what a difference is made of."""
+"""Differences within seeds that explain the verdicts: what a difference between arms is made of. Nothing here is tested."""
 
-from dataclasses import asdict
-from typing import Any
-
-import numpy as np
 import pandas as pd
-from pandas.api.types import is_numeric_dtype
 
-from claims.judging.measures import AtMatchedLevel
-from claims.studies.parameters import Claim, Term
-from pipeline.common.statistics import summarize_differences
-from pipeline.pages.wording import Figures
+from claims.judging.effects import interval, weigh
+from claims.judging.kinds import AtMatchedLevel
+from claims.judging.parameters import Claim
 from pipeline.trials.notebook import BASELINE, BATCH_NORM
 
 EARLY_PARTS = ["moving-average lag", "generalization gap", "training fit"]
@@ -18,60 +12,15 @@ TINY_PARTS = ["estimator bias", "moving-average residual", "training damage"]
 WHOLE = "whole"
 
 
-def interval(differences: "pd.Series[float]") -> Figures:
-    """Mean, n and, where they exist, sd, low_95 and high_95 of differences by seed; {} of none."""
-    finite = differences[np.isfinite(differences)]
-    if finite.empty:
-        return {}
-    return {name: value for name, value in asdict(summarize_differences(finite)).items() if value is not None}
-
-
 def finished(history: pd.DataFrame) -> pd.DataFrame:
-    """The epochs of trials that did not diverge."""
+    """Return the epochs of trials that did not diverge."""
     return history[~history["diverged"]]
 
 
-def measures_by_term(claim: Claim, terms: list[Term], name: str, trials: pd.DataFrame) -> pd.DataFrame:
-    """Measure of each term of an effect: a row for each seed, a column for each term, in their order."""
-    return pd.DataFrame({index: _measures(claim, term, name, trials) for index, term in enumerate(terms)})
-
-
-def weigh(claim: Claim, terms: list[Term], name: str, trials: pd.DataFrame) -> "pd.Series[float]":
-    """Give Σ weight × measure of terms for each seed, NaN where a trial has no such measure, because it diverged."""
-    measures = measures_by_term(claim, terms, name, trials)
-    weighed: pd.Series[float] = measures.mul([term.weight for term in terms]).sum(axis="columns", skipna=False)
-    return weighed
-
-
-def _measures(claim: Claim, term: Term, name: str, trials: pd.DataFrame) -> "pd.Series[float]":
-    chosen = trials[(trials["arm"] == term.arm) & at_level(trials, term.level)]
-    if claim.across is None:
-        return chosen.set_index("seed")[name]
-    return pd.Series({seed: claim.across.of(of_seed.set_index(claim.across.parameter)[name]) for seed, of_seed in chosen.groupby("seed")})
-
-
-def at_level(table: pd.DataFrame, level: dict[str, object]) -> "pd.Series[bool]":
-    """Which rows have these values."""
-    matches = pd.Series(data=True, index=table.index)
-    for key, value in level.items():
-        matches &= table[key] == as_read(table[key], value)
-    return matches
-
-
-def as_read(column: "pd.Series[Any]", value: object) -> object:
-    """A value as a table's column has it: as text where the column also holds lists, or words beside numbers."""
-    return value if is_numeric_dtype(column) else str(value)
-
-
-def of_claim(claim: Claim, table: pd.DataFrame) -> pd.DataFrame:
-    """The trials of a study that a claim is about: those at the level that all its terms have in common."""
-    return table[at_level(table, claim.level)]
-
-
 def split_early_validation(core: pd.DataFrame) -> pd.DataFrame:
-    """Take BN − no BN in validation accuracy apart, for each epoch and seed that finished in both arms.
+    """Split BN − no BN in validation accuracy into three parts, for each epoch and seed that finished in both arms.
 
-    The three parts add up to the whole: what BN's moving averages cost against recalibrated statistics; how much more
+    The parts add up to the whole: what BN's moving averages cost against recalibrated statistics; how much more
     (or less) BN loses from training to validation images, recalibrated; how much better it fits the training images.
     """
     stored, recalibrated, trained, trained_recalibrated = (
@@ -88,18 +37,12 @@ def split_early_validation(core: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_arm(history: pd.DataFrame, column: str, index: list[str]) -> pd.DataFrame:
-    """The column of both arms side by side; an arm of which nothing is there has no values."""
+    """Return the column of both arms side by side. An arm without trials has no values."""
     return history.pivot_table(index=index, columns="arm", values=column).reindex(columns=[BASELINE, BATCH_NORM])
 
 
-def intervals_by_epoch(values: "pd.Series[float]") -> pd.DataFrame:
-    """Mean, low_95 and high_95 over seeds, NaN where there are none, of values by epoch and seed."""
-    found = {epoch: interval(of_epoch) for epoch, of_epoch in values.groupby(level="epoch")}
-    return pd.DataFrame.from_dict(found, orient="index").reindex(columns=["mean", "low_95", "high_95"])
-
-
 def accuracies_by_batch_size(tiny: pd.DataFrame) -> pd.DataFrame:
-    """Validation accuracy after the last epoch, by batch size and seed: no BN, and BN with each kind of statistics."""
+    """Return validation accuracy after the last epoch, by batch size and seed: no BN, and BN with each kind of statistics."""
     trials = finished(tiny)
     last = trials[trials["epoch"] == trials.groupby(["arm", "batch_size", "seed"])["epoch"].transform("max")]
     stored, unbiased, recalibrated = (
@@ -116,9 +59,9 @@ def accuracies_by_batch_size(tiny: pd.DataFrame) -> pd.DataFrame:
 
 
 def split_tiny_batches(accuracies: pd.DataFrame, large: int, tiny: int) -> pd.DataFrame:
-    """Take apart, by seed, what BN loses against no BN from batches of `large` to batches of `tiny`.
+    """Split, by seed, what BN loses against no BN from batches of `large` to batches of `tiny` into three parts.
 
-    The three parts add up to the whole: the bias of the variances that Keras keeps (which Bessel's correction removes), what
+    The parts add up to the whole: the bias of the variances that Keras keeps (which Bessel's correction removes), what
     else is wrong with the moving averages (which recalibration removes), and what training itself does worse.
     """
     costs = pd.DataFrame(
@@ -131,6 +74,15 @@ def split_tiny_batches(accuracies: pd.DataFrame, large: int, tiny: int) -> pd.Da
     )
     of_tiny, of_large = (costs[costs.index.get_level_values("batch_size") == size].droplevel("batch_size") for size in (tiny, large))
     return (of_tiny - of_large).dropna()
+
+
+def last_variance_ratios(dropout: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:
+    """Return the variance ratios of BN's trials after their last epoch, and the layers that have one."""
+    trials = finished(dropout)
+    trials = trials[trials["arm"] == BATCH_NORM]
+    last = trials[trials["epoch"] == trials.groupby(["dropout", "seed"])["epoch"].transform("max")]
+    columns = [column for column in map(str, last) if column.startswith("variance_ratio_") and last[column].notna().any()]
+    return last[["dropout", "seed", *columns]], [int(column.rsplit("_", 1)[1]) for column in columns]
 
 
 def at_best_level(history: pd.DataFrame, parameter: str, column: str) -> tuple[dict[str, object], pd.DataFrame]:
@@ -147,23 +99,23 @@ def at_best_level(history: pd.DataFrame, parameter: str, column: str) -> tuple[d
 
 
 def last_epochs(history: pd.DataFrame, column: str, epochs: int) -> pd.DataFrame:
-    """Mean over the last epochs of trials that did not diverge: a row for each seed, a column for each arm."""
+    """Return the mean over the last epochs of trials that did not diverge: a row for each seed, a column for each arm."""
     trials = finished(history).sort_values("epoch", kind="stable").groupby(["arm", "seed"], sort=False)[column]
     return trials.apply(lambda values: values.tail(epochs).mean()).unstack("arm")  # noqa: PD010 - by arm
 
 
 def by_size_trained_on(continued: pd.DataFrame, sizes: list[int], epochs_each: int, column: str, epochs: int) -> pd.DataFrame:
-    """Mean over the last epochs at each batch size of models that trained on through `sizes`: seeds down, sizes across."""
+    """Return the mean over the last epochs at each batch size of models trained on through `sizes`: seeds down, sizes across."""
     stage = (continued["epoch"] - 1) // epochs_each
     tail = continued.assign(size=stage.map(dict(enumerate(sizes))))[(continued["epoch"] - 1) % epochs_each >= epochs_each - epochs]
     means = tail.groupby(["seed", "size"])[column].apply(lambda values: values.mean())  # as `last_epochs` has it, to the last bit
     return means.unstack("size").reindex(columns=sizes)  # noqa: PD010 - by size
 
 
-def effect_with(statistics: str, claim: Claim, name: str, trials: list[pd.DataFrame], labels: list[str]) -> Figures:
-    """The effect of a claim, had it been measured with other statistics than the stored ones, `recalibrated` or `batch_statistics`.
+def effect_with(statistics: str, claim: Claim, name: str, trials: list[pd.DataFrame], labels: list[str]) -> dict[str, float]:
+    """Return the effect of a claim as it would be with other statistics than the stored ones: `recalibrated` or `batch_statistics`.
 
-    `trials` are whole histories; {} where it makes no sense or nothing is left.
+    `trials` are whole histories. {} if the claim has no such measure, or nothing is left.
     """
     measure = claim.measure
     if measure is None or isinstance(measure, AtMatchedLevel) or f"{measure.column}_{statistics}" not in trials[0]:
