@@ -124,11 +124,20 @@ def test_a_metric_is_in_every_history_and_in_mlflow(in_pipeline):
 
 
 def test_a_study_is_trained_and_its_claim_judged(in_laboratory):
-    run = {stage.split(":")[-1] for stage in stages_run(follow(in_laboratory, RECIPES["add a study and its claim"]))}
+    in_laboratory.change("studies", "learning_rate", "grid", "learning_rate", to=[0.001, 0.01, 0.02], file=CLAIMS)  # and a level more
+    said = follow(in_laboratory, RECIPES["add a study and its claim"])
+    run = {stage.split(":")[-1] for stage in stages_run(said)}
     assert {"study@momentum", "measure@momentum", *JUDGED} <= run
-    assert not {stage for stage in run if stage.startswith("study@")} - {"study@momentum"}
-    assert verdicts_of(in_laboratory)["M1"]["n"] == 3
-    assert "BN needs a long memory" in (in_laboratory.root / "reports/claims/report.md").read_text()
+    assert {stage for stage in run if stage.startswith("study@")} == {"study@momentum", "study@learning_rate"}
+    assert "8 of 12 trials are in the ledger already" in said
+    trials = pd.read_csv(in_laboratory.root / "reports/claims/studies/momentum/trials.csv")
+    of_seeds = trials.pivot_table(index="seed", columns="batch_norm_momentum", values="M1")
+    row = verdicts_of(in_laboratory)["M1"]
+    assert row["n"] == 3
+    assert row["mean"] == pytest.approx((of_seeds[0.99] - of_seeds[0.9]).mean(), abs=1e-6)
+    report = (in_laboratory.root / "reports/claims/report.md").read_text()
+    assert "### M1 BN needs a long memory" in report
+    assert "| 0.99 | " in report.partition("### M1 ")[2].partition("\n#")[0]
 
 
 def test_a_kind_of_measure_judges_a_claim_and_trains_nothing(in_laboratory):
