@@ -49,16 +49,12 @@ class Clone:
         return subprocess.run(command, cwd=self.root, env=variables, input=typed, capture_output=True, text=True, check=False)
 
     def succeed(self, *command: str, typed: str = "", **environment: str) -> str:
-        """Run a command and return what it said.
-
-        Raises:
-            PipelineError: it failed; the message holds what it last said.
-        """
+        """Run a command and return what it printed, or raise a PipelineError with the end of that if it fails."""
         done = self.run(*command, typed=typed, **environment)
-        said = done.stdout + done.stderr
+        printed = done.stdout + done.stderr
         if done.returncode != 0:
-            raise PipelineError(f"`{' '.join(command)}` failed in {self.root}; the last it said was: {said[-LAST_CHARACTERS:]}")
-        return said
+            raise PipelineError(f"`{' '.join(command)}` failed in {self.root}; the last it said was: {printed[-LAST_CHARACTERS:]}")
+        return printed
 
     def change(self, *path: str, to: object, file: str = "params.yaml") -> None:
         """Change one value of params.yaml, or of another file of parameters, and keep the file's style."""

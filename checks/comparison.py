@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pipeline.reporting.results import has_diverged
 
 from checks.environment import CLAIMS, read_environments
 from checks.lock import CLAIMS_PIPELINE, built_pipelines
@@ -21,7 +20,7 @@ from claims.studies.trials import read_trials as read_claims_trials
 from pipeline.common.errors import PipelineError
 from pipeline.common.parameters import PARAMETERS_FILE
 from pipeline.pages.generated import REPORTS
-from pipeline.reporting.tables import check_declared, read_committed
+from pipeline.reporting.tables import check_declared, has_diverged, read_committed
 from pipeline.training.config import TrialConfig
 from pipeline.training.environment import result_environment
 from pipeline.trials.notebook import TRAIN

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from checks.clone import Clone, copy_work_tree, shrink_to_synthetic_data
 from checks.lock import PIPELINES
@@ -25,8 +25,7 @@ BEGIN, END = "<!-- costs: made by python -m checks.edits -->", "<!-- end of cost
 RECIPE = re.compile(r"^```sh\n# recipe: ([^\n]+)\n(.*?)^(dvc repro[^\n]*)\n```", re.DOTALL | re.MULTILINE)
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """A change: the shell commands that edit files, and the command that then runs what is stale."""
 
     edit: str

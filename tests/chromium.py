@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of pages: as wide as asked, light or dark, on screen or on paper, and telling what it fetched."""
+"""A headless Chromium for tests of pages, of any width, light or dark, on screen or on paper. It records what a page fetches."""
 
 import base64
 import json
@@ -30,13 +30,13 @@ LOCAL = ("file:", "data:", "blob:", "about:")
 
 
 class Browser:
-    """One tab; `driver` is Selenium's, for all that is not here."""
+    """One tab. `driver` is Selenium's, for all that is not here."""
 
     def __init__(self, driver: "webdriver.Chrome") -> None:
         self.driver = driver
 
     def look(self, width: int, height: int, *, dark: bool = False, on_paper: bool = False) -> None:
-        """Be a screen (or paper) of this size in CSS pixels; one narrower than 600 is a phone's, which heeds `meta viewport`."""
+        """Set the size of the screen or paper in CSS pixels. One narrower than 600 is a phone's, which obeys `meta viewport`."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -44,19 +44,19 @@ class Browser:
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print" if on_paper else "", "features": [scheme, still]})
 
     def go_offline(self) -> None:
-        """Let every request to a network fail, though it is still told of; files can be opened."""
+        """Let every request to a network fail. It is still recorded, and files can be opened."""
         cut = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
         self.driver.execute_cdp_cmd("Network.enable", {})
         self.driver.execute_cdp_cmd("Network.emulateNetworkConditions", cut)
 
     def open(self, url: str) -> None:
-        """Load a page to its end; what earlier pages fetched or complained of is forgotten."""
+        """Load a page to its end, and forget the requests and errors of earlier pages."""
         self.requests()
         self.console_errors()
         self.driver.get(url)
 
     def run(self, script: str, *arguments: object) -> Any:
-        """Give what this JavaScript returns; of a promise, what comes of it."""
+        """Return what this JavaScript returns, or what its promise resolves to."""
         return self.driver.execute_script(script, *arguments)
 
     def wait_for(self, condition: str, seconds: float = 30) -> None:
@@ -72,31 +72,31 @@ class Browser:
         ActionChains(self.driver).send_keys(key).perform()
 
     def requests(self) -> list[str]:
-        """All addresses that were asked for since the last question."""
+        """Return all addresses that were requested since the last call."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
 
     def requests_elsewhere(self) -> list[str]:
-        """Of those, the ones that leave files and the page itself."""
+        """Return those that lie outside of files and of the page itself."""
         return [url for url in self.requests() if not url.startswith(LOCAL)]
 
     def console_errors(self) -> list[str]:
-        """What the console complained of, exceptions included, since the last question."""
+        """Return the errors in the console since the last call, exceptions included."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 
     def screenshot(self) -> bytes:
-        """What is on screen, as PNG, to be looked at."""
+        """Return the screen as PNG."""
         return base64.b64decode(self.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})["data"])
 
     def pdf(self) -> bytes:
-        """The page printed on A4."""
+        """Return the page printed on A4."""
         paper = {"paperWidth": 8.27, "paperHeight": 11.69, "preferCSSPageSize": True}
         return base64.b64decode(self.driver.execute_cdp_cmd("Page.printToPDF", paper)["data"])
 
 
 @contextmanager
 def browser(width: int = 1280, height: int = 800, *, dark: bool = False) -> Iterator[Browser]:
-    """Start a browser that knows nothing of earlier ones, and end it."""
+    """Start a browser with a profile of its own, and end it."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
@@ -117,7 +117,7 @@ def browser(width: int = 1280, height: int = 800, *, dark: bool = False) -> Iter
 
 
 def _find(names: tuple[str, ...]) -> str:
-    """The first of these programs that is on PATH; without any, the test fails in one line."""
+    """Return the first of these programs that is on PATH. Without any, the test fails in one line."""
     for path in filter(None, map(shutil.which, names)):
         return path
     pytest.fail(f"{' or '.join(names)} was not found on PATH; run `make browser`", pytrace=False)

@@ -8,9 +8,11 @@ from ruamel.yaml import YAML
 
 from tests.conftest import ROOT
 
-# Rooms that only carry or watch: no byte of a stage's outputs depends on them.
-DECIDE_NO_BYTES = ("pipeline/common", "pipeline/tracking", "pipeline/workers", "pipeline/cluster")
+# Rooms that only carry or watch, and the places of the claims' results: no byte of a stage's outputs depends on them.
+DECIDE_NO_BYTES = ("pipeline/common", "pipeline/tracking", "pipeline/workers", "pipeline/cluster", "claims/paths.py")
 DECIDE_BYTES_IN_THEM = ("pipeline/common/statistics.py",)
+# What these import in turn serves logging and sending. (Workers train: what they import does decide.)
+NOT_FOLLOWED = ("pipeline.tracking", "pipeline.cluster")
 # What a stage imports and need not list, each with the reason.
 CORE_WEIGHTS = "reports/claims/studies/core/weights.csv"
 OF_CORE_NETWORKS = ("pipeline/training", "pipeline/images/arrays.py")
@@ -18,8 +20,8 @@ EXCEPTIONS = {
     # They look into the networks of study core. Changed code gives the same networks, or other hashes in core/weights.csv.
     "claims.timing": OF_CORE_NETWORKS,
     "claims.mechanisms": OF_CORE_NETWORKS,
-    # The words of the model card go to MLflow, and not into the stage's outputs.
-    "pipeline.evaluate": ("pipeline/pages",),
+    # The words of the model card and the name of the data set in it go to MLflow, and not into the stage's outputs.
+    "pipeline.evaluate": ("pipeline/pages", "pipeline/images/dataset.py", "pipeline/images/cifar10.py"),
 }
 
 
@@ -40,6 +42,10 @@ MODULES = {stage: declared["cmd"].split()[2] for stage, declared in STAGES.items
 def imports() -> dict[str, set[str]]:
     """The file of each stage's module and the files of all modules that it imports, however deep and wherever the import stands."""
     graph = grimp.build_graph("pipeline", "claims", exclude_type_checking_imports=True, cache_dir=None)
+    for room in NOT_FOLLOWED:
+        graph.squash_module(room)
+        for imported in graph.find_modules_directly_imported_by(room):
+            graph.remove_import(importer=room, imported=imported)
     return {stage: {path_of(name) for name in graph.find_upstream_modules(stage) | {stage}} for stage in MODULES.values()}
 
 

@@ -81,40 +81,6 @@ def test_a_reader_who_disagrees_judges_anew_on_a_fresh_clone_without_data(labora
     assert stale_stages(fresh.root, CLAIMS_PIPELINE) == {}
 
 
-def test_a_new_level_and_a_new_study_with_its_claim_are_declared_and_need_no_code(laboratory, tmp_path):
-    copy = laboratory.copy(tmp_path / "copy")
-    copy.change("studies", "learning_rate", "grid", "learning_rate", to=[0.001, 0.01, 0.02], file="claims/params.yaml")
-    study = {"arms": ["batch_norm"], "grid": {"batch_norm_momentum": [0.9, 0.99]}, "seeds": [0, 1]}
-    claim = {
-        "says": "needs a long memory",
-        "metric": "validation accuracy after epoch 1, at momentum 0.99 minus 0.9",
-        "unit": "accuracy",
-        "smallest_effect": 0.01,
-        "study": "momentum",
-        "measure": {"kind": "after_epoch", "column": "val_accuracy", "epoch": 1},
-        "effect": [
-            {"weight": 1, "arm": "batch_norm", "level": {"batch_norm_momentum": 0.99}},
-            {"weight": -1, "arm": "batch_norm", "level": {"batch_norm_momentum": 0.9}},
-        ],
-        "literature": "not known",
-        "citation": "none",
-    }
-    copy.change("studies", "momentum", to=study, file="claims/params.yaml")
-    copy.change("claims", "M1", to=claim, file="claims/params.yaml")
-    said = copy.succeed("dvc", "repro", "claims/dvc.yaml")
-    run = {stage.split(":")[-1] for stage in stages_run(said)}
-    assert {"study@momentum", "measure@momentum", "verdicts", "report"} <= run
-    assert {stage for stage in run if stage.startswith("study@")} == {"study@momentum", "study@learning_rate"}
-    assert "8 of 12 trials are in the ledger already" in said
-    trials = pd.read_csv(copy.root / "reports/claims/studies/momentum/trials.csv")
-    of_seeds = trials.pivot_table(index="seed", columns="batch_norm_momentum", values="M1")
-    row = verdicts_of(copy)["M1"]
-    assert row["mean"] == pytest.approx((of_seeds[0.99] - of_seeds[0.9]).mean(), abs=1e-6)
-    told = (copy.root / "reports/claims/report.md").read_text()
-    assert "### M1 BN needs a long memory" in told
-    assert "| 0.99 | " in told.partition("### M1 ")[2].partition("\n#")[0]
-
-
 def test_a_changed_table_is_seen_by_the_checks(laboratory, tmp_path):
     copy = laboratory.copy(tmp_path / "copy")
     path = copy.root / "reports/claims/studies/dropout/trials.csv"
