@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
@@ -13,7 +12,7 @@ Json = dict[str, Any]
 
 NONE = "–"
 LABELS = {"none": "no BN", "batch": "BN"}
-# Colours and markers go with the contender, so that it looks the same whoever else was measured.
+# A contender has the same colour and marker, whichever others were measured.
 CONTENDERS = {
     "project": ("this project", ARM_COLOURS[0], "o"),
     "notebook": ("notebook", ARM_COLOURS[3], "s"),
@@ -24,77 +23,68 @@ CONTENDERS = {
 
 
 def plain(value: float | None, like: float | None = None) -> str:
-    """Three or four digits of a number: as many decimals as suit its size, or that of `like`."""
+    """Write a number with three or four digits: as many decimals as suit its size, or that of `like`."""
     if value is None:
         return NONE
-    size = abs(float(value if like is None else like))  # float, because it names what the template lacks
+    size = abs(float(value if like is None else like))  # float, because its error names what a template lacks
     return f"{value:.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3}f}"
 
 
 def contender_label(name: str) -> str:
-    """Name of a contender for figures and tables."""
+    """Return the name of a contender for figures and tables."""
     return CONTENDERS[name][0] if name in CONTENDERS else name.replace("_", " ")
 
 
 def best(steps: Sequence[Json], contender: str, batch_size: int, normalization: str) -> Json | None:
-    """The set-up of a contender with the most images/s, or None where it was not measured."""
+    """Return the set-up of a contender with the most images/s, or None if it was not measured."""
     wanted = (contender, batch_size, normalization)
     found = [step for step in steps if (step["contender"], step["batch_size"], step["normalization"]) == wanted]
     return max(found, key=lambda step: step["images_per_s"]["median"], default=None)
 
 
 def by_growth(points: Sequence[Json]) -> dict[str, list[Json]]:
-    """The points of each quantity that grows, in order, with the seconds that one unit and one more unit take.
+    """Return the points of each quantity that grows, in order, with the seconds that one unit and one more unit take.
 
-    More workers should divide the seconds: there, a unit's cost is seconds × workers, and what one more adds means nothing.
+    More workers should divide the seconds. So a worker's cost is seconds × workers, and the seconds of one more mean nothing.
     """
-    curves: dict[str, list[Json]] = {}
+    curves: dict[str, list[Json]] = {point["what"]: [] for point in points}
     for point in sorted(points, key=lambda point: point["value"]):
-        value, seconds = point["value"], point["seconds"]
-        curve, divides = curves.setdefault(point["what"], []), point["what"] == "workers"
+        value, seconds, curve, divides = point["value"], point["seconds"], curves[point["what"]], point["what"] == "workers"
         added = None if divides or not curve else (seconds - curve[-1]["seconds"]) / (value - curve[-1]["value"])
         curve.append({**point, "per_unit": seconds * value if divides else seconds / value, "per_added": added})
-    return {what: curves[what] for what in dict.fromkeys(point["what"] for point in points)}
+    return curves
 
 
 def images_per_s(steps: Sequence[Json]) -> Figure:
-    """Images/s of the whole machine by batch size, without and with BN, each contender at its best set-up."""
+    """Draw images/s of the whole machine by batch size, without and with BN, each contender at its best set-up."""
     figure = Figure(figsize=(8.2, 3.6))
     panels = figure.subplots(1, 2, sharey=True)
+    all_sizes, all_speeds = sorted({step["batch_size"] for step in steps}), [step["images_per_s"]["median"] for step in steps]
     for axes, (normalization, label) in zip(panels, LABELS.items(), strict=True):
-        measured = [step for step in steps if step["normalization"] == normalization]
-        contenders = dict.fromkeys(step["contender"] for step in measured)
-        ends = [_draw_contender(axes, measured, contender, normalization) for contender in contenders]
-        _scale(axes, sorted({step["batch_size"] for step in steps}), [step["images_per_s"]["median"] for step in steps])
+        measured, ends = [step for step in steps if step["normalization"] == normalization], []
+        for contender in dict.fromkeys(step["contender"] for step in measured):
+            _, colour, marker = CONTENDERS.get(contender, (contender, GREY, "x"))
+            sizes = sorted({step["batch_size"] for step in measured if step["contender"] == contender})
+            speeds = [step["images_per_s"] for size in sizes if (step := best(measured, contender, size, normalization))]
+            axes.vlines(sizes, [speed["min"] for speed in speeds], [speed["max"] for speed in speeds], color=colour, linewidth=1)
+            axes.plot(sizes, [speed["median"] for speed in speeds], color=colour, marker=marker, markersize=4, linewidth=1.6)
+            ends.append((speeds[-1]["median"], contender_label(contender), colour))
+        axes.set_xscale("log", base=2)  # both axes logarithmic: equal ratios look equal at every batch size
+        axes.set_xticks(all_sizes, [str(size) for size in all_sizes])
+        axes.set_yscale("log")
+        axes.set_ylim(min(all_speeds) / 1.3, max(all_speeds) * 1.8)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:.0f}")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_locator(NullLocator())
         axes.set(title=label, xlabel="batch size")
         label_ends(axes, ends)
     panels[0].set_ylabel("images/s of the whole machine")
     return figure
 
 
-def _draw_contender(axes: Axes, steps: Sequence[Json], contender: str, normalization: str) -> tuple[float, str, str]:
-    _, colour, marker = CONTENDERS.get(contender, (contender, GREY, "x"))
-    sizes = sorted({step["batch_size"] for step in steps if step["contender"] == contender})
-    speeds = [step["images_per_s"] for size in sizes if (step := best(steps, contender, size, normalization))]
-    axes.vlines(sizes, [speed["min"] for speed in speeds], [speed["max"] for speed in speeds], color=colour, linewidth=1)
-    axes.plot(sizes, [speed["median"] for speed in speeds], color=colour, marker=marker, markersize=4, linewidth=1.6)
-    return speeds[-1]["median"], contender_label(contender), colour
-
-
-def _scale(axes: Axes, sizes: Sequence[int], speeds: Sequence[float]) -> None:
-    """Both axes logarithmic, so that equal ratios look equal at every batch size."""
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.set_yscale("log")
-    axes.set_ylim(min(speeds) / 1.3, max(speeds) * 1.8)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:.0f}")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_minor_locator(NullLocator())
-
-
 def parts(full_repro: Json) -> Figure:
-    """Seconds and share of each part of a full run, the longest first."""
+    """Draw seconds and share of each part of a full run, the longest first."""
     whole, seconds = full_repro["seconds"], full_repro["parts"]
     names = sorted(seconds, key=seconds.__getitem__, reverse=True)
     figure = Figure(figsize=(8.2, 0.7 + 0.3 * len(names)))
@@ -112,23 +102,21 @@ def parts(full_repro: Json) -> Figure:
 
 
 def growth(points: Sequence[Json]) -> Figure:
-    """Seconds against each quantity that grows, and dotted what exact proportion would give."""
+    """Draw seconds against each quantity that grows, and dotted what exact proportion would give.
+
+    For workers, that is the first time divided among them, otherwise the straight line from the first point to the last.
+    """
     curves = by_growth(points)
     figure = Figure(figsize=(8.2, 2.8))
     for axes, (what, curve) in zip(figure.subplots(1, len(curves), squeeze=False).flat, curves.items(), strict=True):
         values, seconds = ([point[name] for point in curve] for name in ("value", "seconds"))
-        axes.plot(values, _expected(what, values, seconds), color=GREY, linestyle=":", linewidth=1.3)
+        slope = (seconds[-1] - seconds[0]) / (values[-1] - values[0]) if len(values) > 1 else 0
+        line = [seconds[0] + slope * (value - values[0]) for value in values]
+        expected = [seconds[0] * values[0] / value for value in values] if what == "workers" else line
+        axes.plot(values, expected, color=GREY, linestyle=":", linewidth=1.3)
         axes.plot(values, seconds, "o-", color=ARM_COLOURS[0], markersize=4.5, linewidth=1.6)
         axes.set_ylim(0, 1.12 * max(seconds))
         axes.set_xticks(values)
         axes.set(title=f"By {what}", xlabel=what)
     figure.axes[0].set_ylabel("wall-clock seconds")
     return figure
-
-
-def _expected(what: str, values: Sequence[float], seconds: Sequence[float]) -> list[float]:
-    """For workers the first time divided among them; otherwise the straight line from the first point to the last."""
-    if what == "workers":
-        return [seconds[0] * values[0] / value for value in values]
-    slope = (seconds[-1] - seconds[0]) / (values[-1] - values[0]) if len(values) > 1 else 0
-    return [seconds[0] + slope * (value - values[0]) for value in values]

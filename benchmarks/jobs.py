@@ -1,50 +1,111 @@
-"""Whole jobs: the notebook's trainings against `dvc repro` of the same, a full run taken apart, and how cost grows."""
+"""Times whole jobs in a throw-away clone: the notebook's trainings, a full run part by part, growth, precision, instruction sets."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
 
-from benchmarks.clone import TimedClone, peak_memory_of_workers
-from benchmarks.measure import spread
-from benchmarks.protocol import ROOT
+import pandas as pd
+import psutil
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from benchmarks.measure import ROOT, Json, spread, time_action
+from benchmarks.steps import INSTRUCTION_SETS
+from checks.clone import Clone, clone_commit
+from pipeline.common.files import sha256_of
 from pipeline.trials.parameters import load_parameters
 from pipeline.workers.local import worker_count
 
 NOTEBOOK_EPOCHS = 2
 NOOP_REPEATS = 5
-TRAINING_STAGES = ("train", "batch_size_grid")
+# Notes the first and the last moment of every `python -m pipeline.…` that DVC starts.
+CLOCK = """#!/bin/sh
+began=$(date +%s.%N)
+"{python}" "$@"
+code=$?
+echo "$2 $began $(date +%s.%N)" >> "{log}"
+exit $code
+"""
+STAGE_PARTS = {
+    "fetch": "download and checks",
+    "preprocess": "preprocess",
+    "evaluate": "test set and references",
+    "report": "report",
+}
+
+
+class TimedClone(Clone):
+    """A clone of the last commit that records how long each stage takes."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(clone_commit(root).root)
+        bin_folder, self._log = root / ".dvc/tmp/clock", root / ".dvc/tmp/clock.log"
+        bin_folder.mkdir(parents=True)
+        (bin_folder / "python").write_text(CLOCK.format(python=sys.executable, log=self._log))
+        (bin_folder / "python").chmod(0o755)
+        self.environment |= {"PATH": f"{bin_folder}:{self.environment['PATH']}", "TRIAL_WORKERS": str(worker_count())}
+
+    def seconds(self, *command: str, **environment: str) -> float:
+        """Run a command and return its wall-clock seconds.
+
+        Raises:
+            PipelineError: The command failed. The message holds the end of its output.
+        """
+        return time_action(lambda: self.succeed(*command, **environment))
+
+    def stages(self) -> list[tuple[str, float, float]]:
+        """Return module, first and last moment (seconds since the epoch) of every stage that ran, in order."""
+        lines = [line.split() for line in self._log.read_text().splitlines()]
+        return [(module.removeprefix("pipeline."), float(began), float(ended)) for module, began, ended in lines]
+
+    def trial_runs(self) -> list[Run]:
+        """Return the MLflow runs of all trials."""
+        ids = [experiment.experiment_id for experiment in self._client().search_experiments()]
+        return list(self._client().search_runs(ids, "tags.kind = 'trial'", max_results=1000))
+
+    def epoch_seconds(self, run: Run) -> list[float]:
+        """Return how long each epoch of a run took, with its evaluation."""
+        return [metric.value for metric in self._client().get_metric_history(run.info.run_id, "epoch_seconds")]
+
+    def _client(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.root}/mlflow.db")
 
 
 @contextmanager
-def _clone(*, with_data: bool = True) -> Iterator[TimedClone]:
+def _timed_clone(*, with_data: bool = True) -> Iterator[TimedClone]:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         clone = TimedClone(Path(folder) / "clone")
         if with_data:
-            clone.copy_data()
+            for name in ("raw", "processed"):
+                shutil.copytree(ROOT / "data" / name, clone.root / "data" / name)
+            clone.succeed("dvc", "repro", "preprocess")
         yield clone
 
 
-def measure_notebook_against_project() -> dict[str, Any]:
-    """Time the notebook before and after the project's `dvc repro`, since a machine's speed drifts."""
-    before, seconds, after = _measure_notebook(), _measure_same_five(), _measure_notebook()
-    both = [before["scaled_s"], after["scaled_s"]]
+def measure_notebook_against_project() -> Json:
+    """Time the notebook's five trainings before and after a `dvc repro` of the same, because a machine's speed drifts."""
+    before = _measure_notebook()
+    with _timed_clone() as clone:  # it has data and an empty ledger
+        clone.change("studies", "train", "seeds", to=[0])
+        clone.change("studies", "batch_size_grid", "seeds", to=[1])  # with seed 0, the ledger would spare the training at 64
+        seconds = clone.seconds("dvc", "repro")
+    both = [before["scaled_s"], _measure_notebook()["scaled_s"]]
     return {"notebook": {**before, "scaled_s": mean(both), "scaled_runs_s": both}, "dvc_repro_of_the_same_five": {"seconds": seconds}}
 
 
-def _measure_notebook() -> dict[str, Any]:
-    """Run the notebook's five trainings for a few epochs, and scale them to all of its epochs."""
-    epochs = load_parameters(ROOT / "params.yaml").trial.epochs
-    command = [sys.executable, "-m", "benchmarks.notebook_job", str(NOTEBOOK_EPOCHS)]
-    began = time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    seconds, trainings = time.perf_counter() - began, json.loads(done.stdout.splitlines()[-1])
+def _measure_notebook() -> Json:
+    """Run the notebook's trainings for a few epochs, and scale the seconds to all of its epochs."""
+    epochs, said = load_parameters(ROOT / "params.yaml").trial.epochs, []
+    command = [sys.executable, "-m", "benchmarks.contenders.notebook_job", str(NOTEBOOK_EPOCHS)]
+    seconds = time_action(lambda: said.append(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout))
+    trainings = json.loads(said[0].splitlines()[-1])
     start_up = seconds - sum(sum(training["epoch_s"]) for training in trainings)
     trainings = [{"later_epoch_s": median(training.pop("epoch_s")[1:]), **training} for training in trainings]
     scaled = start_up + sum(training["first_epoch_s"] + (epochs - 1) * training["later_epoch_s"] for training in trainings)
@@ -52,32 +113,47 @@ def _measure_notebook() -> dict[str, Any]:
     return {**described, "trainings": trainings, "scaled_s": scaled}
 
 
-def _measure_same_five() -> float:
-    """Time `dvc repro` of five distinct trainings, the notebook's: data are there, the ledger is empty."""
-    with _clone() as clone:
-        clone.change("studies", "train", "seeds", to=[0])
-        clone.change("studies", "batch_size_grid", "seeds", to=[1])  # another seed, or the ledger would save the one at 64
-        return clone.seconds("dvc", "repro")
-
-
-def measure_full_repro(evaluation_seconds: dict[str, float]) -> dict[str, Any]:
-    """Take a full `dvc repro` apart, download included; evaluation's share comes from its time beside a busy neighbour."""
-    with _clone(with_data=False) as clone:
-        with peak_memory_of_workers() as peak:
-            seconds = clone.seconds("dvc", "repro", "--force")  # the report's files are in git, and would be left as they are
-        parts = _take_apart(clone, seconds, evaluation_seconds)
+def measure_full_run(evaluation_seconds: Mapping[str, float]) -> Json:
+    """Time a full `dvc repro` part by part, download included. `evaluation_seconds`: of one evaluation, by normalization."""
+    with _timed_clone(with_data=False) as clone:
+        with _peak_memory_of_workers() as peak_gb:
+            seconds = clone.seconds("dvc", "repro", "--force")  # otherwise DVC would take the report from git as it is
+        parts = split_into_parts(clone, seconds, evaluation_seconds)
         noop = [clone.seconds("dvc", "repro") for _ in range(NOOP_REPEATS)]
-        full = {"seconds": seconds, "trials": len(clone.trial_runs()), "parts": parts, "worker_peak_gb": peak[0]}
-        return {"full_repro": full, "noop_repro_s": spread(noop)}
+        full = {"seconds": seconds, "trials": len(clone.trial_runs()), "parts": parts, "worker_peak_gb": peak_gb[0]}
+    return {"full_repro": full, "noop_repro_s": spread(noop)}
 
 
-def _take_apart(clone: TimedClone, seconds: float, evaluation_seconds: dict[str, float]) -> dict[str, float]:
-    runs, workers = clone.trial_runs(), worker_count()
-    parts = dict.fromkeys(("download and checks", "preprocess", "start-up", "idle workers", "MLflow models and results"), 0.0)
-    names = {"fetch": "download and checks", "preprocess": "preprocess", "evaluate": "test set and references", "report": "report"}
-    for module, began, ended in clone.stages():
-        if module not in TRAINING_STAGES:
-            parts[names[module]] = ended - began
+@contextmanager
+def _peak_memory_of_workers() -> Iterator[list[float]]:
+    """Watch the fork servers below this process and their workers. The list holds their highest resident memory in GB."""
+    peak_gb, over = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.5):
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    if "multiprocessing.forkserver" in " ".join(process.cmdline()):
+                        peak_gb[0] = max(peak_gb[0], process.memory_info().rss / 1e9)
+                except psutil.Error:
+                    continue  # it has ended
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peak_gb
+    finally:
+        over.set()
+        watcher.join()
+
+
+def split_into_parts(clone: TimedClone, seconds: float, evaluation_seconds: Mapping[str, float]) -> dict[str, float]:
+    """Split the seconds of a full run into parts that add up to it."""
+    runs, stages, workers = clone.trial_runs(), clone.stages(), worker_count()
+    parts = dict.fromkeys((*STAGE_PARTS.values(), "start-up", "idle workers", "MLflow models and results"), 0.0)
+    for module, began, ended in stages:
+        if module in STAGE_PARTS:
+            parts[STAGE_PARTS[module]] += ended - began
             continue
         spans = [(run.info.start_time / 1e3, run.info.end_time / 1e3) for run in runs if began <= run.info.start_time / 1e3 < ended]
         first, last = (min(start for start, _ in spans), max(end for _, end in spans)) if spans else (ended, ended)
@@ -88,40 +164,74 @@ def _take_apart(clone: TimedClone, seconds: float, evaluation_seconds: dict[str,
     in_epochs = sum(map(sum, epochs.values()))
     evaluation = sum(len(epochs[run.info.run_id]) * evaluation_seconds[run.data.params["normalization"]] for run in runs)
     lasted = sum(run.info.end_time - run.info.start_time for run in runs) / 1e3
-    parts["training"] = (in_epochs - evaluation) / workers
-    parts["evaluation each epoch"] = evaluation / workers
-    parts["opening and closing trials"] = (lasted - in_epochs) / workers
-    parts["DVC"] = seconds - sum(ended - began for _, began, ended in clone.stages())
-    return parts
+    return {
+        **parts,
+        "training": (in_epochs - evaluation) / workers,
+        "evaluation each epoch": evaluation / workers,
+        "opening and closing trials": (lasted - in_epochs) / workers,
+        "DVC": seconds - sum(ended - began for _, began, ended in stages),
+    }
 
 
-def measure_growth() -> list[dict[str, Any]]:
-    """Time one training stage, ledger off, as one thing grows and the others stay."""
+def measure_growth() -> list[Json]:
+    """Time one training stage without the ledger, as seeds, epochs or workers grow and the others stay."""
     rows = []
-    with _clone() as clone:
-        for what, seeds, epochs, workers in _growth():
+    with _timed_clone() as clone:
+        for what, seeds, epochs, workers in growth_points(worker_count()):
             clone.change("studies", "train", "seeds", to=list(range(seeds)))
             clone.change("trial", "epochs", to=epochs)
-            command = [sys.executable, "-m", "pipeline.train", "batch_norm"]
-            seconds = clone.seconds(*command, TRIAL_WORKERS=str(workers), TRIAL_LEDGER="off", DVC_ROOT=str(clone.root))
+            variables = {"TRIAL_WORKERS": str(workers), "TRIAL_LEDGER": "off", "DVC_ROOT": str(clone.root)}
+            seconds = clone.seconds(sys.executable, "-m", "pipeline.train", "train", "batch_norm", **variables)
             rows.append({"what": what, "value": {"seeds": seeds, "epochs": epochs, "workers": workers}[what], "seconds": seconds})
     return rows
 
 
-def _growth() -> Iterator[tuple[str, int, int, int]]:
-    """What grows; seeds, epochs and workers."""
-    cores = worker_count()
-    yield from (("seeds", seeds * cores, 2, cores) for seeds in (1, 2, 4))
-    yield from (("epochs", cores, epochs, cores) for epochs in (2, 4, 8))
-    yield from (("workers", 2 * cores, 4, workers) for workers in sorted({1, 2, cores}) if workers <= cores)
+def growth_points(cores: int) -> list[tuple[str, int, int, int]]:
+    """Return what grows, and the numbers of seeds, epochs and workers."""
+    return [
+        *(("seeds", seeds * cores, 2, cores) for seeds in (1, 2, 4)),
+        *(("epochs", cores, epochs, cores) for epochs in (2, 4, 8)),
+        *(("workers", 2 * cores, 4, workers) for workers in sorted({1, 2, cores}) if workers <= cores),
+    ]
 
 
-def measure_precision() -> list[dict[str, Any]]:
-    """Train `train`'s arms in bfloat16 too, and set validation over seeds beside the committed results in float32."""
+def measure_precision() -> list[Json]:
+    """Train the arms of `train` in bfloat16 too. Return their validation accuracies beside the committed ones in float32."""
     committed = json.loads((ROOT / "reports/notebook/metrics.json").read_text())["train"]
-    with _clone() as clone:
+    with _timed_clone() as clone:
         clone.change("trial", "precision", to="bfloat16")
-        clone.seconds("dvc", "repro", "train")
+        clone.succeed("dvc", "repro", "train")
         trained = {arm: json.loads((clone.root / f"results/train/{arm}/metrics.json").read_text()) for arm in committed}
     measured = {"float32": {arm: committed[arm]["final"] for arm in committed}, "bfloat16": trained}
     return [{"arm": arm, "precision": name, "val_accuracy": measured[name][arm]["val_accuracy"]} for name in measured for arm in committed]
+
+
+def measure_instruction_sets() -> Json:
+    """Train both of the notebook's networks with each set of instructions, and compare every epoch with that of all instructions."""
+    rows, reference = [], {}
+    with _timed_clone() as clone:
+        clone.change("studies", "train", "seeds", to=[0])
+        for setting, variables in INSTRUCTION_SETS.items():
+            for arm, normalization in {"baseline": "none", "batch_norm": "batch"}.items():
+                # The other arm may be trained ahead meanwhile.
+                clone.succeed("python", "-m", "pipeline.train", "train", arm, DVC_ROOT=str(clone.root), **variables)
+                results = clone.root / "results/train" / arm
+                history = pd.read_csv(results / "history.csv")
+                difference = largest_difference(history, reference.setdefault(arm, history))
+                weights = sha256_of(results / "weights/seed-0.weights.h5")
+                row = {"setting": setting, "arm": arm, "normalization": normalization, "weights": weights}
+                rows.append({**row, "largest_difference": difference})
+    differences = pd.DataFrame([row["largest_difference"] for row in rows]).max()
+    return {
+        "epochs": load_parameters(ROOT / "params.yaml").trial.epochs,
+        "settings": INSTRUCTION_SETS,
+        "trainings": rows,
+        "largest_difference": {str(metric): float(value) for metric, value in differences.items()},
+    }
+
+
+def largest_difference(history: pd.DataFrame, reference: pd.DataFrame) -> dict[str, float]:
+    """Return the largest absolute difference of each metric over all epochs."""
+    metrics = history.columns.difference(["arm", "batch_size", "seed", "epoch"], sort=False)
+    differences = (history[metrics] - reference[metrics]).abs().max()
+    return {str(name): float(value) for name, value in differences.items()}

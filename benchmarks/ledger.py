@@ -1,192 +1,251 @@
 """Measure the ledger with very many runs: `python -m benchmarks.ledger` takes a quarter of an hour and writes benchmarks/ledger.json.
 
-Runs that do nothing fill a sqlite store and the shared server (deploy/server: MLflow over PostgreSQL and S3, on this machine).
+Copies of one run fill a sqlite store and the shared server (deploy/server: MLflow over PostgreSQL and S3, on this machine).
 """
 
 import argparse
-import json
+import hashlib
+import os
 import secrets
+import shutil
+import socket
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from itertools import count
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import pandas as pd
-import psutil
+import requests
 import sqlalchemy
+from sqlalchemy import Engine, case, func, insert, select, true
 
-from benchmarks.ledger_stores import STUDY, Store, copy_run, key_of, shared_store, sqlite_store
-from benchmarks.machine import measure_machine
-from benchmarks.measure import Spread, spread
-from benchmarks.protocol import ROOT
+from benchmarks.measure import ROOT, Json, describe_environment, measure_machine, spread, time_action, write_results
 from pipeline.common.command import run
-from pipeline.common.files import replacing
+from pipeline.common.errors import PipelineError
+from pipeline.common.loopback import HOST
 from pipeline.tracking import store as tracking
 from pipeline.tracking.ledger import Ledger
 from pipeline.tracking.provenance import stage_tags
-from pipeline.training.environment import computing_environment
+from pipeline.tracking.store import INDEXES
 from pipeline.training.result import TrialResult, save_result
 from pipeline.trials.parameters import load_parameters
-from pipeline.workers.local import worker_count
 
 RESULTS = ROOT / "benchmarks/ledger.json"
 RUNS = (1_000, 10_000, 100_000)
-QUICK_RUNS = (100, 1_000)
 REPEATS = 5
-KEYS = 100
-TRIALS = 5  # written for each repeat
+KEYS = 100  # looked up together
+TRIALS = 5  # written in each repeat
 WEIGHTS_BYTES = 7_000_000
-STORES = {"sqlite": sqlite_store, "postgresql": shared_store}
-
-Row = dict[str, Any]
+STUDY, STUDY_TRIALS, OTHER_STUDIES = "measured", 100, 20
+SECONDS_TO_START, SECONDS_TO_STOP = 180, 90
 
 
 def main() -> None:
-    """Measure both stores, and write ledger.json, or print what was measured quickly."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ledger", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="up to 1,000 runs, in two minutes; prints, and writes nothing")
-    if parser.parse_args().quick:
-        print(json.dumps(measure(QUICK_RUNS, repeats=2), indent=1))
-        return
-    results = {"machine": measure_machine(), **measure(RUNS, REPEATS)}
-    with replacing(RESULTS) as temporary:
-        temporary.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    """Measure both stores and write ledger.json."""
+    argparse.ArgumentParser(prog="python -m benchmarks.ledger", description=__doc__).parse_args()
+    write_results(RESULTS, {"machine": measure_machine(), **measure(RUNS, REPEATS)})
 
 
-def measure(runs: Sequence[int], repeats: int) -> dict[str, Any]:
-    """Measure both stores at each number of runs, ascending; seconds and trials per second are medians with their spread.
+def measure(runs: Sequence[int], repeats: int) -> Json:
+    """Measure both stores at each number of runs, ascending. Seconds and trials per second are medians with their spread.
 
     Raises:
-        PipelineError: the shared server does not start.
+        PipelineError: The shared server does not start.
     """
-    results: dict[str, Any] = {**described(), "reads": [], "writes": []}
-    for open_store in reversed(STORES.values()):  # what may be missing is told first
+    results: Json = {"environment": describe_environment(), "made_by": made_by(), "reads": [], "writes": []}
+    for open_store, version in ((shared_store, "SHOW server_version"), (sqlite_store, "SELECT sqlite_version()")):
         with open_store() as store, tempfile.TemporaryDirectory(prefix="trial-") as folder:
-            results["environment"] |= _database(store)
+            with store.database.connect() as connection:
+                results["environment"][store.name] = str(connection.execute(sqlalchemy.text(version)).scalar_one())
             trial = _Trial(Path(folder))
             results["reads"] += _measure_reads(store, trial, runs, repeats)
-            results["writes"] += _measure_writes(store, trial, runs[-1], repeats)
+            for epochs in ("one by one", "together"):
+                print(f"writing to {store.name}, epochs {epochs}", file=sys.stderr)
+                write = partial(trial.log, Ledger(), together=epochs == "together")
+                seconds = [sum(time_action(write) for _ in range(TRIALS)) for _ in range(repeats)]
+                rate = spread([TRIALS / each for each in seconds])
+                results["writes"].append({"store": store.name, "runs": runs[-1], "epochs": epochs, "trials_per_s": rate})
             store.database.dispose()
     return results
 
 
+def made_by() -> dict[str, str]:
+    """Return the commit that measures, and whether files differ from it."""
+    tags = stage_tags()
+    return {"commit": tags.get("mlflow.source.git.commit", "")[:7], "dirty": tags.get("git.dirty", "")}
+
+
 class _Trial:
-    """A trial that was trained once, and is logged again and again."""
+    """A committed trial that is logged again and again, with random weights."""
 
     def __init__(self, folder: Path) -> None:
         self._config = load_parameters(ROOT / "params.yaml").trial_config("batch_norm", {}, seed=0)
         table = pd.read_csv(ROOT / "reports/notebook/history.csv").query("study == 'train' and arm == 'batch_norm' and seed == 0")
         history = table.drop(columns=["study", "arm", "batch_size", "seed"]).dropna(axis="columns")
-        self._epochs = [{str(name): value for name, value in row.items()} for row in history.to_dict("records")]
+        self._epochs = [({str(name): value for name, value in row.items()}, 1.0) for row in history.to_dict("records")]
         self._result = TrialResult(folder / "result")
-        save_result(self._result, history, _write_weights)
+        save_result(self._result, history, lambda path: path.write_bytes(secrets.token_bytes(WEIGHTS_BYTES)))
         self._tags = {"arm": "batch_norm", "study": "written", "data_md5": "0" * 32, "code": "0" * 64, **stage_tags()}
 
     def log(self, ledger: Ledger, *, together: bool) -> str:
-        """Log it as a study's driver does, its epochs one by one or together."""
+        """Log it as a study's driver does, its epochs one by one or together. Return the run's id."""
         tags = {"trial_key": secrets.token_hex(32), **self._tags}
-        run_id = ledger.start("batch_norm-b64-s0", self._config, tags, "A trial that does nothing.")
-        if together:
-            ledger.log_epochs(run_id, [(epoch, 1.0) for epoch in self._epochs])
-        else:
-            for epoch in self._epochs:
-                ledger.log_epochs(run_id, [(epoch, 1.0)])
+        run_id = ledger.start("batch_norm-b64-s0", self._config, tags, "A trial of the benchmark.")
+        for epochs in [self._epochs] if together else [[epoch] for epoch in self._epochs]:
+            ledger.log_epochs(run_id, epochs)
         ledger.finish(run_id, self._result)
         return run_id
 
 
-def _write_weights(path: Path) -> None:
-    path.write_bytes(secrets.token_bytes(WEIGHTS_BYTES))
+@dataclass(frozen=True)
+class Store:
+    """The store that MLflow's variables name, and its database, for what cannot be done through MLflow."""
+
+    name: str
+    database: Engine
+
+    def execute(self, *statements: str) -> None:
+        """Execute SQL statements, each in a transaction of its own."""
+        with self.database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for statement in statements:
+                connection.execute(sqlalchemy.text(statement))
+
+    def settle(self) -> None:
+        """Update PostgreSQL's statistics of its tables. It does so itself within a minute of a large change."""
+        if self.name == "postgresql":
+            self.execute("VACUUM ANALYZE")
 
 
-def _measure_reads(store: Store, trial: _Trial, runs: Sequence[int], repeats: int) -> Iterator[Row]:
-    ledger = Ledger()
+def _measure_reads(store: Store, trial: _Trial, runs: Sequence[int], repeats: int) -> Iterator[Json]:
+    ledger, numbers = Ledger(), count()
     pattern = trial.log(ledger, together=True)
     with tempfile.TemporaryDirectory(prefix="report-") as folder:
         ledger.log_report(Path(folder), {"val_accuracy": 0.5})
+
+    def find(keys: int, among: int) -> None:
+        # Spread over all runs, and never the same keys twice.
+        wanted = {key_of(next(numbers) * 7919 % among) for _ in range(keys)}
+        if missing := wanted - ledger.find(wanted).keys():
+            raise AssertionError(f"{len(missing)} of {len(wanted)} trials were not found")
+
     for first, last in zip((0, *runs), runs, strict=False):
         copy_run(store.database, pattern, first, last)
         store.settle()
         for indexes in (False, True):
             print(f"reading from {store.name}, {last} runs, {'with' if indexes else 'without'} indexes", file=sys.stderr)
-            (store.make_indexes if indexes else store.drop_indexes)()
-            # Opened, a sqlite store would get them at once.
+            store.execute(*(INDEXES if indexes else [f"DROP INDEX IF EXISTS {statement.split()[5]}" for statement in INDEXES]))
+            actions = {
+                "open_s": Ledger,
+                "find_1_s": partial(find, 1, last),
+                f"find_{KEYS}_s": partial(find, KEYS, last),
+                "newest_run_s": partial(ledger.newest_run, "report"),
+                "study_s": partial(ledger.finished_trials, STUDY),
+            }
+            # A sqlite store gets its indexes when it is opened.
             with nullcontext() if indexes else mock.patch.object(tracking, "INDEXES", ()):
-                yield {"store": store.name, "runs": last, "indexes": indexes, **_time_reads(last, repeats)}
+                seconds = {name: [time_action(action) for _ in range(repeats + 1)][1:] for name, action in actions.items()}
+            found = {name: spread(values) for name, values in seconds.items()}
+            yield {"store": store.name, "runs": last, "indexes": indexes, **found}
 
 
-def _time_reads(runs: int, repeats: int) -> dict[str, Spread]:
-    ledger, numbers = Ledger(), count()
-
-    def some(keys: int) -> list[str]:
-        # Spread over all runs, and never the same twice.
-        return [key_of(next(numbers) * 7919 % runs) for _ in range(keys)]
-
-    return {
-        "open_s": _seconds(Ledger, repeats),
-        "find_1_s": _seconds(lambda: _found(ledger, some(1)), repeats),
-        f"find_{KEYS}_s": _seconds(lambda: _found(ledger, some(KEYS)), repeats),
-        "newest_run_s": _seconds(lambda: ledger.newest_run("report"), repeats),
-        "study_s": _seconds(lambda: ledger.finished_trials(STUDY), repeats),
-    }
+@contextmanager
+def sqlite_store() -> Iterator[Store]:
+    """Use an empty folder as the project, with its default store."""
+    with tempfile.TemporaryDirectory(prefix="ledger-") as folder, _variables(DVC_ROOT=folder):
+        yield Store("sqlite", sqlalchemy.create_engine(f"sqlite:///{folder}/mlflow.db"))
 
 
-def _found(ledger: Ledger, keys: list[str]) -> None:
-    found = ledger.find(keys)
-    if found.keys() != set(keys):
-        raise AssertionError(f"{len(found)} of {len(set(keys))} trials were found")
+@contextmanager
+def shared_store() -> Iterator[Store]:
+    """Start deploy/server on free ports, with empty folders, and log in as its administrator. End it afterwards.
+
+    Raises:
+        PipelineError: It does not start. The message says why.
+    """
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="ledger-"))
+        stack.callback(shutil.rmtree, folder)
+        folder.chmod(0o711)  # started by root, PostgreSQL runs as another user, who must be able to enter
+        with ExitStack() as listening:
+            sockets = [listening.enter_context(socket.create_server((HOST, 0))) for _ in range(3)]
+            port, database_port, s3_port = (str(each.getsockname()[1]) for each in sockets)
+        password, database_password = secrets.token_hex(16), secrets.token_hex(16)
+        settings = {"SERVER_FOLDER": str(folder), "MLFLOW_PORT": port, "PGPORT": database_port, "S3_PORT": s3_port}
+        hidden = {"MLFLOW_AUTH_ADMIN_PASSWORD": password, "PGPASSWORD": database_password}
+        here = {name: os.environ[name] for name in ("HOME", "PATH") if name in os.environ}
+        said, address = folder / "said", f"http://{HOST}:{port}"
+        command = ["setpriv", "--pdeathsig", "TERM", str(ROOT / "deploy/server")]  # it ends with this process, however that ends
+        with said.open("w") as output:
+            server = subprocess.Popen(
+                command, env=here | settings | hidden, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        stack.callback(server.wait, SECONDS_TO_STOP)
+        stack.callback(server.terminate)
+        deadline, answers = time.monotonic() + SECONDS_TO_START, False
+        while not answers:
+            if server.poll() is not None or time.monotonic() > deadline:
+                last_line = said.read_text().strip().split("\n")[-1]
+                raise PipelineError(f"deploy/server does not start: {last_line.removeprefix('error: ')}")
+            time.sleep(0.5)
+            with suppress(requests.RequestException):
+                answers = requests.get(f"{address}/health", timeout=5).ok
+        login = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": password}
+        stack.enter_context(_variables(DVC_ROOT=str(folder), MLFLOW_TRACKING_URI=address, **login))
+        database = f"postgresql+psycopg2://mlflow:{database_password}@{HOST}:{database_port}/mlflow"
+        yield Store("postgresql", sqlalchemy.create_engine(database))
 
 
-def _measure_writes(store: Store, trial: _Trial, runs: int, repeats: int) -> Iterator[Row]:
-    ledger = Ledger()
-
-    def write(*, together: bool) -> None:
-        for _ in range(TRIALS):
-            trial.log(ledger, together=together)
-
-    for epochs in ("one by one", "together"):
-        print(f"writing to {store.name}, epochs {epochs}", file=sys.stderr)
-        seconds = [_timed(partial(write, together=epochs == "together")) for _ in range(repeats)]
-        yield {"store": store.name, "runs": runs, "epochs": epochs, "trials_per_s": spread([TRIALS / each for each in seconds])}
+@contextmanager
+def _variables(**variables: str) -> Iterator[None]:
+    others = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_TRACKING_", "MLFLOW_EXPERIMENT_"))}
+    with mock.patch.dict(os.environ, {**others, **variables}, clear=True):
+        yield
 
 
-def _seconds(action: Callable[[], object], repeats: int) -> Spread:
-    action()
-    return spread([_timed(action) for _ in range(repeats)])
+def key_of(number: int) -> str:
+    """Return the trial key of a copy."""
+    return hashlib.sha256(f"trial {number}".encode()).hexdigest()
 
 
-def _timed(action: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
+def copy_run(database: Engine, run_id: str, first: int, last: int) -> None:
+    """Add copies of a run, with numbers from `first` to before `last`, each with a key, a study and a time of its own.
 
-
-def described() -> dict[str, Any]:
-    """Say what measured: the environment, with the machine's size, and the commit."""
-    return {"environment": _environment(), "made_by": _made_by()}
-
-
-def _environment() -> dict[str, Any]:
-    memory = round(psutil.virtual_memory().total / 1e9, 1)
-    return {**computing_environment(), "mlflow": version("mlflow"), "cores": worker_count(), "memory_gb": memory}
-
-
-def _made_by() -> dict[str, str]:
-    tags = stage_tags()
-    return {"commit": tags.get("mlflow.source.git.commit", "")[:7], "dirty": tags.get("git.dirty", "")}
-
-
-def _database(store: Store) -> dict[str, str]:
-    question = "SELECT sqlite_version()" if store.name == "sqlite" else "SHOW server_version"
-    with store.database.connect() as connection:
-        return {store.name: str(connection.execute(sqlalchemy.text(question)).scalar_one())}
+    The first hundred belong to the study that is measured. The rows are those that MLflow writes, without the metrics' history;
+    MLflow itself would take hours.
+    """
+    keys = [key_of(number) for number in range(first, last)]
+    ids = [hashlib.md5(key.encode(), usedforsecurity=False).hexdigest() for key in keys]
+    studies = [STUDY if number < STUDY_TRIALS else f"other_{number % OTHER_STUDIES}" for number in range(first, last)]
+    times = range(first * 60_000, last * 60_000, 60_000)
+    with database.begin() as connection:
+        table = pd.DataFrame({"run_id": ids, "trial_key": keys, "study": studies, "start_time": times})
+        table.to_sql("copies", connection, index=False)
+        metadata = sqlalchemy.MetaData()
+        metadata.reflect(connection, only=["runs", "tags", "params", "latest_metrics", "inputs", "copies"])
+        tables, copies = metadata.tables, metadata.tables["copies"].c
+        tags, inputs, run_uuid = tables["tags"], tables["inputs"], {"run_uuid": copies.run_id}
+        own_tags = case((tags.c.key == "trial_key", copies.trial_key), (tags.c.key == "study", copies.study), else_=tags.c.value)
+        input_id = func.substr(copies.run_id, 1, 24).concat(func.substr(inputs.c.input_uuid, 1, 8))
+        own_columns = {  # what a copy has of its own in each table
+            tables["runs"]: {**run_uuid, "start_time": copies.start_time, "end_time": copies.start_time},
+            tags: {**run_uuid, "value": own_tags},
+            tables["params"]: run_uuid,
+            tables["latest_metrics"]: run_uuid,
+            inputs: {"destination_id": copies.run_id, "input_uuid": input_id},
+        }
+        for table, own in own_columns.items():
+            owner = table.c.destination_id if table is inputs else table.c.run_uuid
+            columns = [own.get(column.name, column) for column in table.c]
+            rows = select(*columns).select_from(table.join(tables["copies"], true())).where(owner == run_id).order_by(copies.start_time)
+            connection.execute(insert(table).from_select([column.name for column in table.c], rows))
+        tables["copies"].drop(connection)
 
 
 if __name__ == "__main__":

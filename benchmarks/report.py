@@ -1,23 +1,22 @@
-"""Write benchmarks/README.md and its figures from benchmarks/results.json; the same results give the same bytes."""
+"""Write benchmarks/README.md and its figures from benchmarks/results.json. The same results give the same bytes."""
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
+from jinja2 import UndefinedError
 from matplotlib.figure import Figure
 
 from benchmarks.figures import LABELS, best, by_growth, contender_label, growth, images_per_s, parts, plain
-from benchmarks.steps import REFERENCE_BATCH_SIZE
+from benchmarks.measure import Json
+from benchmarks.steps import PEERS, REFERENCE_BATCH_SIZE
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 from pipeline.pages.generated import FIGURES, check_files, update_page, write_files
 from pipeline.pages.plotting import draw
-from pipeline.pages.wording import percent
-
-Json = dict[str, Any]
+from pipeline.pages.rendering import make_environment
 
 FOLDER = Path("benchmarks")
 RESULTS = FOLDER / "results.json"
@@ -25,36 +24,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 BEGIN = "<!-- speed: made by python -m benchmarks.report -->"
 END = "<!-- end of speed -->"
 REMEDY = "run `python -m benchmarks.report`"
-
-
-class Goal(NamedTuple):
-    """What a ratio should come to."""
-
-    name: str
-    at_least: bool
-    bound: float
-    unit: str
-    meaning: str
-
-    def is_met(self, value: float) -> bool:
-        """Compare the unrounded value."""
-        return value >= self.bound if self.at_least else value <= self.bound
-
-
-AT_LEAST, AT_MOST = True, False
-GOALS = {
-    "notebook_whole_job": Goal("notebook over project", AT_LEAST, 3.5, "",
-        "Seconds of the notebook's five trainings over those of a `dvc repro` of the same five."),
-    "best_peer_images_per_s": Goal("project over best peer", AT_LEAST, 1.2, "",
-        "Images/s of all cores at batch 64, with BN, over the best of PyTorch and JAX, as one process or one a core."),
-    "step_over_floor": Goal("step over floor", AT_MOST, 1.15, "",
-        "Step time at batch 64, with BN, one process, over matrix products alone plus one optimizer pass alone."),
-    "not_training_share": Goal("share that is not training", AT_MOST, 0.1, "",
-        "Everything but training steps in a full `dvc repro`, the evaluation after each epoch included, over the whole."),
-    "noop_repro_s": Goal("no-op", AT_MOST, 4, " s", "A `dvc repro` with nothing to do."),
-    "worker_peak_gb": Goal("worker's peak memory", AT_MOST, 1.2, " GB", "Highest resident memory of a worker, logging models included."),
-    "two_workers_over_one": Goal("two workers over one", AT_LEAST, 1.8, "", "Speed of two workers over the speed of one."),
-}  # fmt: skip
+MEASURE = "make bench"
+SECTIONS = ("machine", "steps", "floor", "whole_jobs", "growth", "precision", "precision_steps", "instruction_sets")
+REFERENCE_NORMALIZATION = "batch"
 
 
 def main() -> None:
@@ -78,37 +50,37 @@ def write_report(*, check: bool = False) -> None:
         check_files(files, FOLDER, REMEDY)
     else:
         write_files(files, FOLDER)
-    update_page(BEGIN, END, render(results, "headline.md.jinja"), check=check, remedy=REMEDY)
+    update_page(BEGIN, END, render("headline.md.jinja", results), check=check, remedy=REMEDY)
 
 
-def read_results(path: Path) -> Json:
-    """Read what the benchmarks measured.
+def read_results(path: Path, command: str = MEASURE) -> Json:
+    """Read what was measured by a command.
 
     Raises:
-        PipelineError: the file is missing, or is not a JSON object.
+        PipelineError: The file is missing, or is not a JSON object.
     """
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PipelineError(f"{path}: not found; run `make bench` first") from None
+        raise PipelineError(f"{path}: not found; run `{command}` first") from None
     except ValueError:
-        raise PipelineError(f"{path}: not valid JSON; run `make bench` again") from None
+        raise PipelineError(f"{path}: not valid JSON; run `{command}` again") from None
     if not isinstance(results, dict):
-        raise PipelineError(f"{path}: should be a JSON object; run `make bench` again")
+        raise PipelineError(f"{path}: should be a JSON object; run `{command}` again")
     return results
 
 
 def make_report(results: Json) -> dict[str, str]:
-    """Make every file of the report: its path below benchmarks, and its text.
+    """Return every file of the report: its text, by its path below benchmarks.
 
     Raises:
-        PipelineError: the results are not of the shape that the benchmarks write.
+        PipelineError: The results do not have the layout that the benchmarks write.
     """
     try:
-        return {"README.md": render(results), **draw_figures(results)}
+        return {"README.md": render("README.md.jinja", results), **draw_figures(results)}
     except (AttributeError, KeyError, TypeError, UndefinedError) as error:
         fault = f"{type(error).__name__}: {error}"
-        raise PipelineError(f"{RESULTS}: not as the benchmarks write it ({fault}); run `make bench` again") from error
+        raise PipelineError(f"{RESULTS}: not as the benchmarks write it ({fault}); run `{MEASURE}` again") from error
 
 
 def draw_figures(results: Json) -> dict[str, str]:
@@ -122,77 +94,78 @@ def draw_figures(results: Json) -> dict[str, str]:
     return {f"{FIGURES}/{name}.svg": draw(build, measured) for name, (build, measured) in builders.items() if measured}
 
 
-def render(results: Json, template: str = "README.md.jinja") -> str:
-    """Fill a template; a name that nothing defines is an error."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - Markdown
-    )  # fmt: skip
-    environment.filters |= {
-        "plain": plain,
-        "cell": cell,
-        "setup": setup,
-        "contender": contender_label,
-        "percent": percent,
-        "points": points,
-    }
-    environment.globals |= {
+def render(template: str, results: Json) -> str:
+    """Fill a template. What was not measured is None there, and a name that nothing defines is an error."""
+    counts = sorted(_counts(results))
+    words = {
         "best": best,
-        "rounds": rounds(results),
-        "goals": GOALS,
+        "by_growth": by_growth(results.get("growth") or []),
         "labels": LABELS,
         "reference_size": REFERENCE_BATCH_SIZE,
+        "rounds": " to ".join(map(str, dict.fromkeys([*counts[:1], *counts[-1:]]))) or "0",
     }
-    names = dict.fromkeys(("machine", "steps", "floor", "whole_jobs", "growth", "precision", "precision_steps", "instruction_sets"), None)
-    return environment.get_template(template).render({**names, **results, "by_growth": by_growth(results.get("growth") or [])})
+    environment = make_environment(TEMPLATES, filters=[plain, cell, setup, contender_label, accuracy_points])
+    return environment.get_template(template).render({**dict.fromkeys(SECTIONS), **results, **words})
+
+
+def _counts(node: object) -> set[int]:
+    """Return the numbers of rounds that the medians are over."""
+    if isinstance(node, dict) and {"median", "n"} <= node.keys():
+        return {node["n"]}
+    children: Sequence[object] = list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
+    return {count for child in children for count in _counts(child)}
 
 
 def cell(measured: Json | float | None) -> str:
-    """The median (min–max) of a spread, or a single number."""
+    """Write the median (min–max) of a spread, or a single number."""
     if not isinstance(measured, dict):
         return plain(measured)
     median, low, high = (plain(measured[name], like=measured["median"]) for name in ("median", "min", "max"))
     return f"{median} ({low}–{high})"
 
 
-def points(difference: float) -> str:
+def setup(step: Json) -> str:
+    """Write processes × threads of each."""
+    return f"{step['processes']}×{step['threads']}"
+
+
+def accuracy_points(difference: float) -> str:
     """Write a difference of accuracies in percentage points."""
     return f"{100 * difference:.2f} points"
 
 
-def quick_report(steps: list[Json], floor: list[Json], ratios: Json) -> str:
-    """Say in Markdown what a short run found, for a terminal or a job's summary."""
-    lines = [f"| batch {REFERENCE_BATCH_SIZE} | | set-up | step, ms | images/s |", "|---|---|---:|---:|---:|"]
-    for step in steps:
-        what = (contender_label(step["contender"]), LABELS[step["normalization"]], setup(step))
-        lines.append(f"| {' | '.join(what)} | {cell(step['step_ms'])} | {cell(step['images_per_s'])} |")
-    lines += [
-        "",
-        "| step over floor | |",
-        "|---|---:|",
-        *(f"| {LABELS[row['normalization']]} | {cell(row['over_floor'])} |" for row in floor),
-    ]
-    lines += ["", *(f"- {name.replace('_', ' ')}: {plain(value)}" for name, value in sorted(ratios.items()))]
-    return "\n".join(lines)
+def quick_report(steps: list[Json], floor: list[Json]) -> str:
+    """Write in Markdown what a short run measured."""
+    return render("quick.md.jinja", {"steps": steps, "floor": floor, "ratios": ratios({"steps": steps, "floor": floor})})
 
 
-def setup(step: Json) -> str:
-    """Processes × threads of each."""
-    return f"{step['processes']}×{step['threads']}"
-
-
-def rounds(results: object) -> str:
-    """How many rounds the medians are over, such as "5" or "3 to 9"."""
-    counts = set(_counts(results))
-    return " to ".join(str(count) for count in sorted({min(counts), max(counts)})) if counts else "0"
-
-
-def _counts(node: object) -> Iterator[int]:
-    if isinstance(node, dict) and {"median", "n"} <= node.keys():
-        yield node["n"]
-    elif isinstance(node, dict | list):
-        for item in node.values() if isinstance(node, dict) else node:
-            yield from _counts(item)
+def ratios(results: Json) -> dict[str, float]:
+    """Return the ratios that the goals bound, and some others, as far as their parts were measured on this or another machine."""
+    found: dict[str, float] = {}
+    reference = {"batch_size": REFERENCE_BATCH_SIZE, "normalization": REFERENCE_NORMALIZATION}
+    if "steps" in results and "floor" in results:
+        rows = [row for row in results["steps"] if reference.items() <= row.items() and row["same_work"]]
+        speed = {(row["contender"], row["processes"]): row["images_per_s"]["median"] for row in rows}
+        fastest = {name: max(value for (contender, _), value in speed.items() if contender == name) for name, _ in speed}
+        above = {row["normalization"]: row["over_floor"]["median"] for row in results["floor"] if row["batch_size"] == REFERENCE_BATCH_SIZE}
+        found = {
+            "notebook_images_per_s": fastest["project"] / fastest["notebook"],
+            "two_workers_over_one": speed["project", 2] / speed["project", 1],
+            "step_over_floor": above[REFERENCE_NORMALIZATION],
+            "step_over_floor_without_batch_norm": above["none"],
+        }
+        if peers := [fastest[name] for name in PEERS if name in fastest]:
+            found["best_peer_images_per_s"] = fastest["project"] / max(peers)
+    jobs = results.get("whole_jobs", {})
+    if "notebook" in jobs and "dvc_repro_of_the_same_five" in jobs:
+        found["notebook_whole_job"] = jobs["notebook"]["scaled_s"] / jobs["dvc_repro_of_the_same_five"]["seconds"]
+    if "full_repro" in jobs:
+        full, parts = jobs["full_repro"], jobs["full_repro"]["parts"]
+        found["not_training_share"] = 1 - parts["training"] / full["seconds"]
+        found["neither_training_nor_evaluation_share"] = 1 - (parts["training"] + parts["evaluation each epoch"]) / full["seconds"]
+        found["noop_repro_s"] = jobs["noop_repro_s"]["median"]
+        found["worker_peak_gb"] = full["worker_peak_gb"]
+    return found
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
-"""Put what was measured into docs/scaling.md, and draw its figure: from ledger.json and cluster.json, to the same bytes."""
+"""Write the measured blocks of docs/scaling.md and its figure from ledger.json and cluster.json. The same files give the same bytes."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import UndefinedError
 from matplotlib.figure import Figure
 
-from benchmarks.report import Json, render
+from benchmarks.report import Json, read_results, render
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 from pipeline.pages.generated import check_files, update_page, write_files
@@ -19,6 +18,7 @@ FIGURE = "figures/scaling.svg"
 LEDGER, CLUSTER = Path("benchmarks/ledger.json"), Path("benchmarks/cluster.json")
 BLOCKS = ("overhead", "ledger", "limits")
 REMEDY = "run `python -m benchmarks.scaling`"
+MEASURE = "make bench-scaling"
 COUNTS = (1_000, 100_000)
 CPUS = (16, 128, 1_024)
 STORES = ("sqlite", "postgresql")
@@ -29,13 +29,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if page and figure are not what was measured")
     check = parser.parse_args().check
-    ledger, cluster = (_read(path) for path in (LEDGER, CLUSTER))
+    ledger, cluster = (read_results(path, MEASURE) for path in (LEDGER, CLUSTER))
     try:
         figures = {FIGURE: draw(nodes_figure, cluster["nodes"])}
         facts = {"ledger": ledger, "cluster": cluster, "model": [model(store, ledger, cluster) for store in STORES]}
-        blocks = {block: render(facts, f"scaling_{block}.md.jinja") for block in BLOCKS}
+        blocks = {block: render(f"scaling_{block}.md.jinja", facts) for block in BLOCKS}
     except (KeyError, IndexError, TypeError, UndefinedError) as error:
-        raise PipelineError(f"{LEDGER}, {CLUSTER}: not as they are measured ({error}); run `make bench-scaling`") from None
+        raise PipelineError(f"{LEDGER}, {CLUSTER}: not as they are measured ({error}); run `{MEASURE}` again") from None
     if check:
         check_files(figures, PAGE.parent, REMEDY)
     else:
@@ -46,35 +46,31 @@ def main() -> None:
 
 
 def model(store: str, ledger: Json, cluster: Json) -> Json:
-    """Seconds of each part for very many trials, with the ledger in this store.
+    """Return the seconds of each part for very many trials, with the ledger in this store.
 
-    A driver looks every trial up; then it hands out, takes back and writes down one trial after another, while nodes train.
+    The driver first looks every trial up. Then it hands out, takes back and logs one trial after another, while nodes train.
     """
     [write] = [row for row in ledger["writes"] if (row["store"], row["epochs"]) == (store, "together")]
     read = max((row for row in ledger["reads"] if row["store"] == store and row["indexes"]), key=lambda row: row["runs"])
-    trial: float = cluster["trial_s"]["median"]
+    trial, start = cluster["trial_s"]["median"], cluster["start"]["first_trial"]["median"]
     per_trial: dict[str, float] = {
         "look_up": read["find_100_s"]["median"] / 100,
         "hand_out": cluster["overhead"][-1]["seconds"] / cluster["overhead"][-1]["trials"],
         "write": 1 / write["trials_per_s"]["median"],
     }
     driver = per_trial["hand_out"] + per_trial["write"]
-
-    def whole(trials: int, cpus: int) -> float:
-        start: float = cluster["start"]["first_trial"]["median"]
-        return start + trials * per_trial["look_up"] + trials * max(trial / cpus, driver)
-
+    seconds = {cpus: per_trial["look_up"] + max(trial / cpus, driver) for cpus in CPUS}
     return {
         "store": store,
         "per_trial_s": per_trial,
         "parts_s": {part: {str(count): count * seconds for count in COUNTS} for part, seconds in per_trial.items()},
         "cpus_kept_busy": trial / driver,
-        "whole_s": [{"cpus": cpus, **{str(count): whole(count, cpus) for count in COUNTS}} for cpus in CPUS],
+        "whole_s": [{"cpus": cpus, **{str(count): start + count * each for count in COUNTS}} for cpus, each in seconds.items()],
     }
 
 
 def nodes_figure(rows: Sequence[Json]) -> Figure:
-    """Draw how many times as fast a cluster is as its first node, by number of nodes, beside what would be ideal."""
+    """Draw the speed of a cluster relative to its first node, by number of nodes, beside the ideal."""
     figure = Figure(figsize=(5.2, 3.0))
     axes = figure.subplots()
     nodes = [row["nodes"] for row in rows]
@@ -84,16 +80,6 @@ def nodes_figure(rows: Sequence[Json]) -> Figure:
     axes.set(xlabel="nodes", ylabel="times as fast as one node", xticks=nodes, ylim=(0, None))
     axes.legend(frameon=False)
     return figure
-
-
-def _read(path: Path) -> Json:
-    try:
-        results: Json = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PipelineError(f"{path}: not found; run `make bench-scaling`") from None
-    except ValueError:
-        raise PipelineError(f"{path}: not valid JSON; run `make bench-scaling`") from None
-    return results
 
 
 if __name__ == "__main__":

@@ -1,32 +1,35 @@
 """JAX: a block of steps as one compiled `lax.scan`, all of it in XLA."""
 
+import json
 import os
 import sys
 
-from benchmarks.work import (
-    ADAM_BETAS,
-    ADAM_EPSILON,
-    BATCH_NORM_EPSILON,
-    BATCH_NORM_MOMENTUM,
-    LEARNING_RATE,
-    Work,
-)
-
-if __name__ == "__main__" and (core := Work.from_json(sys.argv[1]).core) is not None:
-    os.sched_setaffinity(0, {core})  # before the import: JAX makes as many threads as it finds cores, and has no setting for it
+if __name__ == "__main__" and (core := json.loads(sys.argv[1])["core"]) is not None:
+    os.sched_setaffinity(0, {core})  # before the import: JAX makes one thread per core and has no setting for it
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.protocol import Contender, serve
+from benchmarks.contenders.work import (
+    ADAM_BETAS,
+    ADAM_EPSILON,
+    BATCH_NORM_EPSILON,
+    BATCH_NORM_MOMENTUM,
+    LEARNING_RATE,
+    Contender,
+    Work,
+    serve,
+)
 
 
 def build(work: Work) -> Contender:
-    """Keep parameters, moments and moving averages in one tree, and give its memory back to each call."""
+    """Keep parameters, moments and moving averages in one tree. Each call reuses its memory."""
     normalizes = work.normalization == "batch"
-    layers = [_layer(kernel, normalizes and index < len(work.kernels) - 1) for index, kernel in enumerate(work.kernels)]
+    layers = [{"kernel": jnp.asarray(kernel), "bias": jnp.zeros(kernel.shape[1])} for kernel in work.kernels]
+    for layer in layers[:-1] if normalizes else []:
+        layer |= {"gamma": jnp.ones_like(layer["bias"]), "beta": jnp.zeros_like(layer["bias"])}
     zeros = jax.tree.map(jnp.zeros_like, layers)
     averages = [(jnp.zeros(kernel.shape[1]), jnp.ones(kernel.shape[1])) for kernel in work.kernels[:-1]] if normalizes else []
     state = (layers, zeros, jax.tree.map(jnp.zeros_like, layers), averages, jnp.float32(0))
@@ -40,12 +43,6 @@ def build(work: Work) -> Contender:
         return float(losses.mean())
 
     return (lambda order: order), {"train": train}
-
-
-def _layer(kernel: NDArray[np.float32], normalized: bool) -> dict[str, jax.Array]:
-    units = kernel.shape[1]
-    layer = {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(units)}
-    return {**layer, "gamma": jnp.ones(units), "beta": jnp.zeros(units)} if normalized else layer
 
 
 def _run_block(state, images, labels, batches):  # noqa: ANN001, ANN202 - JAX trees
@@ -72,9 +69,9 @@ def _loss(layers, averages, pixels, targets):  # noqa: ANN001, ANN202
             features = jax.nn.relu(features)
         if "gamma" in layer:
             mean, variance = features.mean(axis=0), features.var(axis=0)
-            keep = BATCH_NORM_MOMENTUM
+            kept, added = BATCH_NORM_MOMENTUM, 1 - BATCH_NORM_MOMENTUM
             old_mean, old_variance = averages[index]
-            new_averages.append((keep * old_mean + (1 - keep) * mean, keep * old_variance + (1 - keep) * variance))
+            new_averages.append((kept * old_mean + added * mean, kept * old_variance + added * variance))
             features = (features - mean) * jax.lax.rsqrt(variance + BATCH_NORM_EPSILON) * layer["gamma"] + layer["beta"]
     losses = -jnp.take_along_axis(jax.nn.log_softmax(features), targets[:, None], axis=1)
     return losses.mean(), (new_averages, (features.argmax(axis=1) == targets).sum())

@@ -3,12 +3,11 @@
 import keras
 import numpy as np
 
-from benchmarks.protocol import Contender, serve
-from benchmarks.work import CLASSES, HIDDEN_UNITS, Work
+from benchmarks.contenders.work import CLASSES, HIDDEN_UNITS, Contender, Work, serve
 
 
 def build_notebook_model(normalization: str) -> keras.Sequential:
-    """Build the notebook's network: Batch Normalization after each ReLU, if any."""
+    """Build the notebook's network, with Batch Normalization after each ReLU if `normalization` is "batch"."""
     layers: list[keras.Layer] = [keras.Input((32, 32, 3)), keras.layers.Flatten()]
     for units in HIDDEN_UNITS:
         layers.append(keras.layers.Dense(units, activation="relu"))
@@ -20,7 +19,7 @@ def build_notebook_model(normalization: str) -> keras.Sequential:
 
 
 def build(work: Work) -> Contender:
-    """Fit on a block as on an epoch."""
+    """Call `fit` once a block."""
     model = build_notebook_model(work.normalization)
     dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
     for layer, kernel in zip(dense, work.kernels, strict=True):

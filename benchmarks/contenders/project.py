@@ -1,15 +1,13 @@
-"""This project's trial, with the floor under it: its matrix products alone, and its optimizer alone."""
+"""This project's trial, and the floor below its step: the matrix products alone, and the optimizer alone."""
 
 from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 import pipeline.training.quiet_tensorflow  # noqa: F401  # first
-from benchmarks.protocol import Action, Contender, serve
-from benchmarks.work import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, CLASSES, HIDDEN_UNITS, LEARNING_RATE, Work
+from benchmarks.contenders.work import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, CLASSES, HIDDEN_UNITS, LEARNING_RATE, Contender, Work, serve
 from pipeline.images.arrays import Examples
 from pipeline.training import settings
 from pipeline.training.config import TrialConfig
@@ -21,7 +19,7 @@ from pipeline.trials.parameters import load_parameters
 
 
 def build(work: Work) -> Contender:
-    """Build what `run_trial` builds, and train as it does."""
+    """Build what `run_trial` builds, and train in the same way."""
     settings.compute_deterministically()
     config = config_of(work)
     model = build_model(config, config.seed, (32, 32, 3), CLASSES)
@@ -29,20 +27,18 @@ def build(work: Work) -> Contender:
     examples = Examples(work.images, work.labels, tuple(map(str, range(CLASSES))))
     ten_thousand = examples.first(10_000)
 
-    def train(order: NDArray[np.int64]) -> float:
-        return train_epoch(train_steps, examples, order, work.batch_size)["loss"]
-
-    actions: dict[str, Action] = {
-        "train": train,
+    products, optimizer_pass = _build_products(work), _build_optimizer_pass(config)
+    steps = tf.constant(work.images_per_block // work.batch_size)
+    return (lambda order: order), {
+        "train": lambda order: train_epoch(train_steps, examples, order, work.batch_size)["loss"],
         "evaluate": lambda _: evaluate(ten_thousand, ten_thousand, work.batch_size)["val_loss"],
-        "products": _in_steps(_build_products(work), work),
-        "optimizer": _in_steps(_build_optimizer_pass(config), work),
+        "products": lambda _: float(products(steps)),
+        "optimizer": lambda _: float(optimizer_pass(steps)),
     }
-    return (lambda order: order), actions
 
 
 def config_of(work: Work) -> TrialConfig:
-    """Describe the work as a trial, whatever params.yaml says at the moment of what the peers are told too."""
+    """Describe the work as a trial. What the other contenders are told too is fixed here, whatever params.yaml says."""
     fields = {
         "hidden_units": list(HIDDEN_UNITS),
         "normalization": work.normalization,
@@ -58,12 +54,8 @@ def config_of(work: Work) -> TrialConfig:
     return TrialConfig.model_validate({**load_parameters().trial.model_dump(), **fields, "seed": 0})
 
 
-def _in_steps(function: Callable[[tf.Tensor], tf.Tensor], work: Work) -> Action:
-    return lambda order: float(function(tf.constant(len(order) // work.batch_size)))
-
-
 def _build_products(work: Work) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Multiply all that a training step multiplies: forward, weight gradients, and input gradients but for the first layer."""
+    """Multiply what a training step multiplies: forward, weight gradients, and input gradients of all layers but the first."""
     random = np.random.default_rng(0)
     sizes = [32 * 32 * 3, *HIDDEN_UNITS, CLASSES]
     features = [tf.constant(random.normal(size=(work.batch_size, size)), tf.float32) for size in sizes]
@@ -71,7 +63,7 @@ def _build_products(work: Work) -> Callable[[tf.Tensor], tf.Tensor]:
 
     @tf.function
     def products(steps: tf.Tensor) -> tf.Tensor:
-        used = tf.constant(0.0)  # a product that nobody uses would not be computed
+        used = tf.constant(0.0)  # TensorFlow would not compute a product whose result is not used
         for _ in tf.range(steps):
             for index, kernel in enumerate(kernels):
                 used += tf.matmul(features[index], kernel)[0, 0]

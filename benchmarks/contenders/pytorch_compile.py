@@ -3,7 +3,7 @@
 from functools import partial
 
 from benchmarks.contenders.pytorch_eager import build
-from benchmarks.protocol import serve
+from benchmarks.contenders.work import serve
 
 if __name__ == "__main__":
     serve(partial(build, compiled=True))

@@ -5,21 +5,32 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.protocol import Contender, serve
-from benchmarks.work import (
+from benchmarks.contenders.work import (
     ADAM_BETAS,
     ADAM_EPSILON,
     BATCH_NORM_EPSILON,
     BATCH_NORM_MOMENTUM,
     LEARNING_RATE,
+    Contender,
     Work,
+    serve,
 )
 
 
 def build(work: Work, *, compiled: bool = False) -> Contender:
-    """Train as one would write it by hand, with all images in memory as bytes."""
+    """Train in a plain loop, with all images in memory as bytes."""
     torch.set_num_threads(work.threads)
-    network = _build_network(work)
+    layers: list[nn.Module] = []
+    for kernel in work.kernels:
+        linear = nn.Linear(*kernel.shape)
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(kernel.T))
+            linear.bias.zero_()
+        normalizations = (
+            [nn.BatchNorm1d(kernel.shape[1], BATCH_NORM_EPSILON, 1 - BATCH_NORM_MOMENTUM)] if work.normalization == "batch" else []
+        )
+        layers += [linear, nn.ReLU(), *normalizations]
+    network = nn.Sequential(*layers[: layers.index(linear) + 1])  # nothing after the last Dense layer
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE, ADAM_BETAS, ADAM_EPSILON, fused=True)
     images = torch.from_numpy(np.array(work.images)).reshape(len(work.labels), -1)
     labels = torch.from_numpy(work.labels.astype(np.int64))
@@ -42,21 +53,6 @@ def build(work: Work, *, compiled: bool = False) -> Contender:
         return float(loss_sum) / len(order)
 
     return (lambda order: order), {"train": train}
-
-
-def _build_network(work: Work) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for index, kernel in enumerate(work.kernels):
-        linear = nn.Linear(*kernel.shape)
-        with torch.no_grad():
-            linear.weight.copy_(torch.from_numpy(kernel.T))
-            linear.bias.zero_()
-        layers.append(linear)
-        if index < len(work.kernels) - 1:
-            layers.append(nn.ReLU())
-            if work.normalization == "batch":
-                layers.append(nn.BatchNorm1d(kernel.shape[1], BATCH_NORM_EPSILON, 1 - BATCH_NORM_MOMENTUM))
-    return nn.Sequential(*layers)
 
 
 if __name__ == "__main__":

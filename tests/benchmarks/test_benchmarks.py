@@ -1,37 +1,35 @@
 """The benchmark's own parts, on a small size of work."""
 
 import json
-import os
+from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from benchmarks import __main__ as benchmark
-from benchmarks import floor, instruction_sets, steps
+from benchmarks import jobs, steps
 from benchmarks.contenders.project import config_of
+from benchmarks.contenders.work import Work
 from benchmarks.measure import spread
-from benchmarks.protocol import Process
-from benchmarks.ratios import ratios
-from benchmarks.work import Work
+from benchmarks.report import ratios
 from pipeline.common.errors import PipelineError
 from tests.conftest import ROOT
 
 
 @pytest.fixture
-def folder(tmp_path, examples, monkeypatch):
-    train, _ = examples
-    np.save(tmp_path / "images.npy", train.images)
-    np.save(tmp_path / "labels.npy", train.labels)
-    np.savez(tmp_path / "kernels.npz", **steps._initial_kernels())
+def work(monkeypatch):
+    """A short block of 192 images at batch size 32, with BN; the arrays are there as long as the generator is."""
     monkeypatch.setattr(steps, "MAXIMUM_IMAGES", 192)
-    return tmp_path
+    works = steps.works([32])
+    next(works)
+    yield next(works)
+    works.close()
 
 
 @pytest.mark.laboratory
-def test_project_and_notebook_do_the_same_work_and_are_timed(folder, monkeypatch):
+def test_project_and_notebook_do_the_same_work_and_are_timed(work, monkeypatch):
     monkeypatch.setenv("TRIAL_WORKERS", "2")
-    rows = steps.measure_steps(folder, 32, "batch", ["project", "notebook"], repeats=1)
+    rows = steps.measure_steps(work, ["project", "notebook"], repeats=1)
     assert [(row["contender"], row["processes"], row["threads"]) for row in rows] == [
         ("project", 1, 1),
         ("project", 2, 1),
@@ -46,8 +44,8 @@ def test_project_and_notebook_do_the_same_work_and_are_timed(folder, monkeypatch
 
 
 @pytest.mark.laboratory
-def test_the_floor_is_measured_beside_the_step(folder):
-    measured = floor.measure_floor(folder, 32, "batch", repeats=5)
+def test_the_floor_is_measured_beside_the_step(work):
+    measured = steps.measure_floor(work, repeats=5)
     assert measured["over_floor"]["n"] == 5
     assert measured["products_ms"]["n"] == measured["optimizer_ms"]["n"] == measured["step_ms"]["n"] == 5
     floors = measured["products_ms"]["min"] + measured["optimizer_ms"]["min"]
@@ -55,42 +53,36 @@ def test_the_floor_is_measured_beside_the_step(folder):
     assert measured["evaluation_s"]["min"] > 0
 
 
-def test_the_work_is_the_same_whatever_params_yaml_says(folder, monkeypatch):
-    ordinary = config_of(Work(str(folder), 32, "batch", 192, 1))
-    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("learning_rate: 0.001", "learning_rate: 0.5"))
-    monkeypatch.chdir(folder)
-    assert config_of(Work(str(folder), 32, "batch", 192, 1)) == ordinary
+def test_the_work_is_the_same_whatever_params_yaml_says(tmp_path, monkeypatch):
+    work = Work(str(tmp_path), 32, "batch", 192)
+    ordinary = config_of(work)
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("learning_rate: 0.001", "learning_rate: 0.5"))
+    monkeypatch.chdir(tmp_path)
+    assert config_of(work) == ordinary
 
 
 @pytest.mark.laboratory
-def test_settings_of_instructions_are_timed_and_leave_no_variable_behind(folder, monkeypatch):
-    monkeypatch.setattr(instruction_sets, "SETTINGS", dict(list(instruction_sets.SETTINGS.items())[:3:2]))
-    before = dict(os.environ)
-    rows = instruction_sets.measure_steps(folder, 32, "none", repeats=1)
+def test_steps_are_timed_with_each_set_of_instructions(work, monkeypatch):
+    monkeypatch.setattr(steps, "INSTRUCTION_SETS", {name: steps.INSTRUCTION_SETS[name] for name in ("everything", "at most AVX2")})
+    rows = steps.measure_instruction_set_steps(work, repeats=1)
     assert [row["setting"] for row in rows] == ["everything", "at most AVX2"]
     assert all(row["step_ms"]["median"] > 0 for row in rows)
-    assert dict(os.environ) == before
 
 
 def test_the_largest_difference_of_each_metric_is_found():
     reference = pd.DataFrame({"arm": "baseline", "epoch": [1, 2], "loss": [2.0, 1.0]})
-    assert instruction_sets._largest_difference(reference.assign(loss=[2.5, 1.25]), reference) == {"loss": 0.5}
+    assert jobs.largest_difference(reference.assign(loss=[2.5, 1.25]), reference) == {"loss": 0.5}
 
 
-def test_other_work_is_noticed(folder):
-    rows = [{"value": loss} for loss in (2.0, 1.5)]
-    work, setup = Work(str(folder), 32, "none", 192, 1), steps.Setup("notebook", 1, 2)
-    answer = {"seconds": 1.0, "peak_gb": 1.0}
-    process = type("Done", (), {"first_step_seconds": 1.0})()
-    losses = [row["value"] for row in rows]
-    assert steps._row(work, setup, [process], [[answer]], losses, [2.001, 1.499])["same_work"]
-    assert not steps._row(work, setup, [process], [[answer]], losses, [2.0, 1.4])["same_work"]
+def test_other_work_is_noticed():
+    assert steps.did_same_work([2.001, 1.499], reference=[2.0, 1.5])
+    assert not steps.did_same_work([2.0, 1.4], reference=[2.0, 1.5])
 
 
-def test_a_contender_that_dies_says_why(folder):
-    (folder / "kernels.npz").unlink()
+def test_a_contender_that_dies_says_why(work):
+    (Path(work.folder) / "kernels.npz").unlink()
     with pytest.raises(PipelineError, match=r"kernels\.npz"):
-        Process(steps.PROJECT_PYTHON, "notebook", Work(str(folder), 32, "none", 192, 1))
+        steps.Process("notebook", work, {})
 
 
 def step(contender, processes, images_per_s):
@@ -130,12 +122,12 @@ def test_the_committed_ratios_follow_from_the_committed_measurements():
     assert all(row["same_work"] for row in results["steps"])
 
 
-def test_each_part_keeps_the_environment_it_was_measured_in(monkeypatch):
+def test_each_part_keeps_the_environment_it_was_add_environment(monkeypatch):
     monkeypatch.setattr(benchmark, "_environment", lambda: {"cpu": "this"})
     elsewhere = {"environment": {"cpu": "that"}, "parts": ["floor", "growth"]}
-    after_floor = benchmark.measured_in({"environments": [elsewhere]}, "floor")
+    after_floor = benchmark.add_environment({"environments": [elsewhere]}, "floor")
     assert after_floor == [{**elsewhere, "parts": ["growth"]}, {"environment": {"cpu": "this"}, "parts": ["floor"]}]
-    assert benchmark.measured_in({"environments": after_floor}, "growth") == [
+    assert benchmark.add_environment({"environments": after_floor}, "growth") == [
         {"environment": {"cpu": "this"}, "parts": ["floor", "growth"]}
     ]
 

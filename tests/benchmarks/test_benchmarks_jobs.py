@@ -19,7 +19,7 @@ def clone():
         ("fetch", 0.0, 10.0),
         ("preprocess", 11.0, 14.0),
         ("train", 15.0, 100.0),
-        ("batch_size_grid", 101.0, 105.0),
+        ("train", 101.0, 105.0),
         ("evaluate", 106.0, 116.0),
         ("report", 117.0, 120.0),
     ]
@@ -30,7 +30,7 @@ def clone():
 
 def test_the_parts_of_a_full_run_are_its_whole(clone, monkeypatch):
     monkeypatch.setenv("TRIAL_WORKERS", "2")
-    parts = jobs._take_apart(clone, 121.0, {"none": 1.0, "batch": 2.0})
+    parts = jobs.split_into_parts(clone, 121.0, {"none": 1.0, "batch": 2.0})
     assert sum(parts.values()) == pytest.approx(121.0)
     assert parts == pytest.approx(
         {
@@ -49,8 +49,7 @@ def test_the_parts_of_a_full_run_are_its_whole(clone, monkeypatch):
     )
 
 
-def test_growth_changes_one_thing_at_a_time_and_shares_out_evenly(monkeypatch):
-    monkeypatch.setenv("TRIAL_WORKERS", "8")
-    for what, seeds, epochs, workers in jobs._growth():
+def test_growth_changes_one_thing_at_a_time_and_shares_out_evenly():
+    for what, seeds, epochs, workers in jobs.growth_points(cores=8):
         assert seeds % workers == 0, (what, seeds, epochs, workers)
-    assert {(epochs, workers) for what, _, epochs, workers in jobs._growth() if what == "seeds"} == {(2, 8)}
+    assert {(epochs, workers) for what, _, epochs, workers in jobs.growth_points(cores=8) if what == "seeds"} == {(2, 8)}

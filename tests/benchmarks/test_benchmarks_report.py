@@ -98,7 +98,7 @@ def results():
 
 
 def readme(results):
-    return report.render(results)
+    return report.render("README.md.jinja", results)
 
 
 def row(text, start):
@@ -197,11 +197,11 @@ def test_a_figure_that_was_not_measured_is_found(committed, spoilt):
         report.main()
 
 
-def test_a_short_run_is_told_in_markdown(results):
+def test_a_short_run_is_reported_in_markdown(results):
     cell = [step for step in results["steps"] if step["batch_size"] == 64]
-    text = report.quick_report(cell, results["floor"][4:6], {"step_over_floor": 1.17})
+    text = report.quick_report(cell, results["floor"][4:6])
     assert "| this project | BN | 2×1 |" in text
-    assert "- step over floor: 1.17" in text
+    assert "- step over floor: 1.17\n" in text
 
 
 @pytest.mark.parametrize("section", SECTIONS)

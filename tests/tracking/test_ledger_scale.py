@@ -15,7 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from benchmarks import ledger as benchmark
-from benchmarks.ledger_stores import copy_run, key_of, shared_store
+from benchmarks.ledger import copy_run, key_of, shared_store
 from checks.clone import ROOT
 from pipeline.tracking import ledger as tracking
 from pipeline.tracking import store as tracking_store
