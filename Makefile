@@ -100,7 +100,7 @@ ui: setup ## compare the runs in the MLflow UI, on http://127.0.0.1:5000 (PORT=.
 
 .PHONY: compare
 compare: setup ## compare the arms of STUDY=train in the terminal (FORMAT=table, csv or json)
-	@python -m pipeline.tracking.compare --study "$(or $(STUDY),train)" --format "$(or $(FORMAT),table)"
+	@python -m pipeline.compare --study "$(or $(STUDY),train)" --format "$(or $(FORMAT),table)"
 
 .PHONY: serve
 serve: setup ## answer requests with the best model, on http://127.0.0.1:5001 (PORT=... for another)
@@ -142,7 +142,7 @@ resilience: setup ## kill, cut off and fill up whatever can be (a quarter of an 
 
 .PHONY: lint
 lint: setup ## check style, types, the arrows between rooms and, where there is npm, the workflows
-	@ruff check . && ruff format --check . && mypy && lint-imports --no-logo
+	@ruff check . && ruff format --check . && mypy && lint-imports --no-logo && python -m checks.parameters
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory lint-workflows; else echo "npm not found, so the workflows were not checked"; fi
 
 .PHONY: lint-workflows

@@ -208,7 +208,8 @@ def measure_precision() -> list[Json]:
 
 def measure_instruction_sets() -> Json:
     """Train both of the notebook's networks with each set of instructions, and compare every epoch with that of all instructions."""
-    rows, reference = [], {}
+    rows: list[Json] = []
+    reference: Json = {}
     with _timed_clone() as clone:
         clone.change("studies", "train", "seeds", to=[0])
         for setting, variables in INSTRUCTION_SETS.items():

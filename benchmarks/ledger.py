@@ -13,18 +13,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pandas as pd
 import requests
 import sqlalchemy
-from sqlalchemy import Engine, case, func, insert, select, true
+from sqlalchemy import Engine, Table, case, func, insert, select, true
 
 from benchmarks.measure import ROOT, Json, describe_environment, measure_machine, spread, time_action, write_results
 from pipeline.common.command import run
@@ -82,6 +83,10 @@ def made_by() -> dict[str, str]:
     return {"commit": tags.get("mlflow.source.git.commit", "")[:7], "dirty": tags.get("git.dirty", "")}
 
 
+def _write_random_weights(path: Path) -> None:
+    path.write_bytes(secrets.token_bytes(WEIGHTS_BYTES))
+
+
 class _Trial:
     """A committed trial that is logged again and again, with random weights."""
 
@@ -91,7 +96,7 @@ class _Trial:
         history = table.drop(columns=["study", "arm", "batch_size", "seed"]).dropna(axis="columns")
         self._epochs = [({str(name): value for name, value in row.items()}, 1.0) for row in history.to_dict("records")]
         self._result = TrialResult(folder / "result")
-        save_result(self._result, history, lambda path: path.write_bytes(secrets.token_bytes(WEIGHTS_BYTES)))
+        save_result(self._result, history, _write_random_weights)
         self._tags = {"arm": "batch_norm", "study": "written", "data_md5": "0" * 32, "code": "0" * 64, **stage_tags()}
 
     def log(self, ledger: Ledger, *, together: bool) -> str:
@@ -141,7 +146,7 @@ def _measure_reads(store: Store, trial: _Trial, runs: Sequence[int], repeats: in
         for indexes in (False, True):
             print(f"reading from {store.name}, {last} runs, {'with' if indexes else 'without'} indexes", file=sys.stderr)
             store.execute(*(INDEXES if indexes else [f"DROP INDEX IF EXISTS {statement.split()[5]}" for statement in INDEXES]))
-            actions = {
+            actions: dict[str, Callable[[], object]] = {
                 "open_s": Ledger,
                 "find_1_s": partial(find, 1, last),
                 f"find_{KEYS}_s": partial(find, KEYS, last),
@@ -233,18 +238,18 @@ def copy_run(database: Engine, run_id: str, first: int, last: int) -> None:
         tags, inputs, run_uuid = tables["tags"], tables["inputs"], {"run_uuid": copies.run_id}
         own_tags = case((tags.c.key == "trial_key", copies.trial_key), (tags.c.key == "study", copies.study), else_=tags.c.value)
         input_id = func.substr(copies.run_id, 1, 24).concat(func.substr(inputs.c.input_uuid, 1, 8))
-        own_columns = {  # what a copy has of its own in each table
+        own_columns: dict[Table, dict[str, Any]] = {  # what a copy has of its own in each table
             tables["runs"]: {**run_uuid, "start_time": copies.start_time, "end_time": copies.start_time},
             tags: {**run_uuid, "value": own_tags},
             tables["params"]: run_uuid,
             tables["latest_metrics"]: run_uuid,
             inputs: {"destination_id": copies.run_id, "input_uuid": input_id},
         }
-        for table, own in own_columns.items():
-            owner = table.c.destination_id if table is inputs else table.c.run_uuid
-            columns = [own.get(column.name, column) for column in table.c]
-            rows = select(*columns).select_from(table.join(tables["copies"], true())).where(owner == run_id).order_by(copies.start_time)
-            connection.execute(insert(table).from_select([column.name for column in table.c], rows))
+        for copied, own in own_columns.items():
+            owner = copied.c.destination_id if copied is inputs else copied.c.run_uuid
+            columns = [own.get(column.name, column) for column in copied.c]
+            rows = select(*columns).select_from(copied.join(tables["copies"], true())).where(owner == run_id).order_by(copies.start_time)
+            connection.execute(insert(copied).from_select([column.name for column in copied.c], rows))
         tables["copies"].drop(connection)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from jinja2 import UndefinedError
 from matplotlib.figure import Figure
 
-from benchmarks.report import Json, read_results, render
+from benchmarks.measure import Json
+from benchmarks.report import read_results, render
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 from pipeline.pages.generated import check_files, update_page, write_files

@@ -48,8 +48,8 @@ def forest(rows: Sequence[JudgedClaim]) -> Figure:
     figure = Figure(figsize=(WIDTH, 0.9 + 0.46 * len(rows)))
     axes, scaled = figure.subplots(), []
     for row in rows:
-        parts = ([*(row.differences or {}).values()], [row.low_95, row.high_95], [row.mean])
-        scaled.append([[(value - row.null) / own_unit(row) for value in part if value is not None] for part in parts])
+        measured: list[list[float | None]] = [[*(row.differences or {}).values()], [row.low_95, row.high_95], [row.mean]]
+        scaled.append([[(value - row.null) / own_unit(row) for value in part if value is not None] for part in measured])
     everything = [value for parts in scaled for part in parts for value in part] or [0.0]
     low, high = max(min(*everything, -0.5), FARTHEST[0]), min(max(*everything, 1.5), FARTHEST[1])
     low, high = low - 0.04 * (high - low), high + 0.04 * (high - low)

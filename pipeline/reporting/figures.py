@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import product
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -159,7 +159,7 @@ def draw_confusion_matrices(counts: pd.DataFrame, arms: Sequence[str]) -> Figure
         table = table.loc[classes, classes]
         shares = 100 * table.div(table.sum(axis="columns"), axis="index")
         axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=100, edgecolors="white", linewidth=0.8)
-        for (row, column), share in ((place, shares.iloc[place]) for place in product(range(len(classes)), repeat=2)):
+        for (row, column), share in np.ndenumerate(shares.to_numpy(dtype=float)):
             colour = "white" if share > 55 else DARK
             axes.text(column + 0.5, row + 0.5, f"{share:.0f}", ha="center", va="center", size=7.5, color=colour)
         centres = [index + 0.5 for index in range(len(classes))]

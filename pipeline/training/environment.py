@@ -9,9 +9,12 @@ from pathlib import Path
 from pipeline.common.files import replacing
 
 COMPUTING_PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy")
-# These variables choose TensorFlow's kernels, and with them the last bits of every result; what logs does not count.
-KERNEL_VARIABLES = ("TF_", "ONEDNN_", "DNNL_", "XLA_", "CUDA_VISIBLE_DEVICES", "CUDNN_", "CUBLAS_", "NVIDIA_TF32_OVERRIDE")
-LOGGING_VARIABLES = ("TF_CPP_",)
+# Variables that begin so choose TensorFlow's kernels, and with them the last bits of every result. Not all of TF_: that is
+# Terraform's prefix, too.
+KERNEL_VARIABLES = (
+    *("TF_ENABLE_", "TF_DISABLE_", "TF_SET_ONEDNN_", "TF_XLA_", "TF_CUDNN_", "TF_CUBLAS_", "TF_USE_", "TF_DETERMINISTIC_"),
+    *("ONEDNN_", "DNNL_", "XLA_", "CUDA_VISIBLE_DEVICES", "CUDNN_", "CUBLAS_", "NVIDIA_TF32_OVERRIDE"),
+)
 VECTOR_INSTRUCTIONS = ("sse4", "fma", "avx", "amx")
 
 
@@ -23,11 +26,7 @@ def computing_environment() -> dict[str, str]:
 
 def kernel_variables() -> dict[str, str]:
     """What is set of the variables that choose kernels."""
-    return {
-        name: value
-        for name, value in sorted(os.environ.items())
-        if name.startswith(KERNEL_VARIABLES) and not name.startswith(LOGGING_VARIABLES)
-    }
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(KERNEL_VARIABLES)}
 
 
 def result_environment() -> dict[str, str]:
