@@ -1,4 +1,4 @@
--- What pipeline/tracking.py looks for in MLflow's tables by other than MLflow's own indexes. They hold rows of this project alone,
+-- What pipeline/tracking/store.py looks for in MLflow's tables by other than MLflow's own indexes. They hold rows of this project alone,
 -- and MLflow's migrations keep them. deploy/prepare.py runs this file before the server starts; for another server of MLflow:
 --   psql DATABASE -f deploy/indexes.sql
 -- which keeps writers waiting for a second at 100,000 runs, once. Nothing depends on them but time.

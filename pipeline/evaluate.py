@@ -23,12 +23,13 @@ from pipeline.trials.parameters import load_parameters
 
 TRAIN_RESULTS = Path("results/train")
 OUTPUT = Path("results/evaluate")
+LAYERS = Path("results/layers.csv")
 ENVIRONMENT = Path("results/environment/evaluate.json")
 EXAMPLE_REQUEST = "example_request.json"  # the first test image, as the server wants it
 
 
 def main() -> None:
-    """Write results/evaluate (tables, predictions, a request) and the environment, and submit the best trial."""
+    """Write results/evaluate (tables, predictions, a request), the networks' layers and the environment, and submit the best trial."""
     argparse.ArgumentParser(prog="python -m pipeline.evaluate", description=__doc__).parse_args()
     parameters = load_parameters()
     study, test = parameters.studies[TRAIN], load_examples("test")
@@ -55,9 +56,9 @@ def main() -> None:
         predictions = predict_trials(trials, test)
         tables = {
             **evaluate(predictions, test.labels, test.classes),
-            "layers": list_layers({arm: parameters.trial_config(arm, {}, study.seeds[0]) for arm in study.arms}, test),
             "references": references.result(),
         }
+        layers = list_layers({arm: parameters.trial_config(arm, {}, study.seeds[0]) for arm in study.arms}, test)
     with replacing(OUTPUT) as temporary:
         temporary.mkdir()
         for name, table in tables.items():
@@ -67,6 +68,8 @@ def main() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, probabilities)
         (temporary / EXAMPLE_REQUEST).write_text(json.dumps({"inputs": test.images[:1].tolist()}), encoding="utf-8")
+    with replacing(LAYERS) as temporary:
+        temporary.write_text(layers.to_csv(index=False), encoding="utf-8")
     write_environment(ENVIRONMENT)
     print(submit(histories, trials, OUTPUT))
 

@@ -102,7 +102,7 @@ def _write_evaluation(folder, finished, levels):
     ]
     _write_csv(folder / "confusion_matrix.csv", pd.DataFrame(counts, columns=["arm", "actual", "predicted", "count"]))
     layers = [[arm, *layer] for arm in levels for layer in LAYERS if arm != "baseline" or layer[0] != "Batch normalization"]
-    _write_csv(folder / "layers.csv", pd.DataFrame(layers, columns=["arm", "layer", "output", "trained", "moving"]))
+    _write_csv(folder.parent / "layers.csv", pd.DataFrame(layers, columns=["arm", "layer", "output", "trained", "moving"]))
     references = [["majority_class", None, 0.1], ["softmax_regression", 1.74, 0.39]]
     _write_csv(folder / "references.csv", pd.DataFrame(references, columns=["reference", "loss", "accuracy"]))
 

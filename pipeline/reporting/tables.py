@@ -144,7 +144,7 @@ def read_stage_outputs(parameters: Parameters) -> Tables:
         weights=pd.concat(weights, ignore_index=True)[WEIGHTS_COLUMNS],
         inputs=pd.DataFrame(inputs, columns=INPUTS_COLUMNS),
         evaluation={
-            name: read_table(EVALUATION / f"{name}.csv", columns, "run `dvc repro evaluate` to make it")
+            name: read_table((RESULTS if name == "layers" else EVALUATION) / f"{name}.csv", columns, "run `dvc repro evaluate` to make it")
             for name, (_, columns) in EVALUATION_TABLES.items()
         },
         profile=_read_profile(PROFILE, "preprocess"),

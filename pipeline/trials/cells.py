@@ -37,7 +37,9 @@ def run_cell(study: str, arm: str, level: Level, output: Path) -> None:
     with alone_with_trials(), open_ledger(parameters.runner) as ledger:
         run_ids = complete(ledger, trials, ahead=trials_after(parameters, cell, keys), runner=parameters.runner)
         if parameters.studies[study].log_models:
-            from pipeline.tracking.models import log_models  # here, since it imports TensorFlow
+            # Here, since they import TensorFlow.
+            from pipeline.training import quiet_tensorflow  # noqa: F401, I001 - first, so that TensorFlow starts without a word
+            from pipeline.tracking.models import log_models
 
             without = ledger.without_model(run_ids[key] for key in trials)
             models = {run_ids[key]: (trial.config, result_of(key).weights.resolve()) for key, trial in trials.items()}

@@ -414,7 +414,7 @@ def test_another_smallest_effect_asks_for_new_verdicts(copied):
         results_in(copied)
 
 
-def test_the_readme_keeps_the_verdicts(copied, findings):
+def test_the_readme_keeps_the_verdicts(copied):
     (copied / "README.md").write_text(README)
     with pytest.raises(PipelineError, match=r"run `python -m claims\.reporting\.readme`$"):
         run_stage(copied, "--check", module=readme)

@@ -10,7 +10,7 @@ from pipeline.common.command import interrupted_afterwards, run
 from pipeline.common.errors import PipelineError
 from tests.conftest import ROOT
 
-STAGES = ["fetch", "preprocess", "train", "batch_size_grid", "evaluate", "report", "one_trial", "readme"]
+STAGES = ["fetch", "preprocess", "train", "evaluate", "report", "one_trial", "compare"]
 
 
 def raising(error: BaseException):

@@ -42,7 +42,7 @@ def test_what_cannot_be_read_is_refused_in_one_line_with_its_place(tmp_path, rec
 def test_a_few_lines_take_no_gigabytes(tmp_path):
     (tmp_path / "params.yaml").write_text(f"{LAUGHS}\n{(ROOT / 'params.yaml').read_text()}")
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.trials.parameters"],
+        [sys.executable, "-m", "pipeline.preprocess"],
         cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT)},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)),

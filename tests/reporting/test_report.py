@@ -242,7 +242,7 @@ def test_formulas_become_mathml(made):
         "results/train/batch_norm/weights/seed-0.weights.h5",
         "results/evaluate/trials.csv",
         "results/evaluate/references.csv",
-        "results/evaluate/layers.csv",
+        "results/layers.csv",
         "data/processed/profile.json",
     ],
 )
