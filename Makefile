@@ -116,6 +116,10 @@ test: setup ## run the tests
 test-laboratory: setup ## run the slow proofs on synthetic data: claims measured from training to report, stages killed, the README's recipes (a quarter of an hour)
 	@python -m pytest -m laboratory
 
+.PHONY: test-changes
+test-changes: setup ## make every change of docs/changing.md in a copy of the project, and compare what it makes stale
+	@python -m pytest -m changes
+
 .PHONY: test-browser
 test-browser: setup browser $(AXE) ## try UI, registry, server, reports and plots as users do, in headless Chromium (five minutes)
 	@python -m pytest -m browser

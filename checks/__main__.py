@@ -68,7 +68,6 @@ CHECKS: dict[str, Callable[[], None]] = {
         check_generated, "checks.reliability", "--survey", "cluster"
     ),
     "the figures of scaling are those that were measured": partial(check_generated, "benchmarks.scaling"),
-    "the costs of changes are those that were measured": partial(check_generated, "checks.edits"),
     "the whole pipeline, built twice, gives the same files and runs": check_two_builds,
 }
 

@@ -105,7 +105,7 @@ def test_a_change_touches_and_makes_stale_no_more_than_it_must(locked, tmp_path,
     assert [set(cost["stale"][pipeline]) for pipeline in PIPELINES] == stale
 
 
-@pytest.mark.laboratory
+@pytest.mark.changes
 def test_a_level_is_trained_and_nothing_else(in_pipeline):
     before = {run.info.run_id for run in runs_of(in_pipeline)}
     assert stages_run(follow(in_pipeline, RECIPES["add a level"])) == {"batch_size_grid@16", "report"}
@@ -115,7 +115,7 @@ def test_a_level_is_trained_and_nothing_else(in_pipeline):
     assert parameters["studies"]["batch_size_grid"]["grid"]["batch_size"] == [32, 64, 16]
 
 
-@pytest.mark.laboratory
+@pytest.mark.changes
 @pytest.mark.parametrize(
     ("change", "arm", "layer"), [("add a normaliser", "group_norm", "GroupNormalization"), ("add a network", "conv", "Conv2D")]
 )
@@ -133,7 +133,7 @@ def test_a_normaliser_or_network_is_trained_and_reported(in_pipeline, change, ar
     assert layer in in_pipeline.succeed("python", "-c", program)
 
 
-@pytest.mark.laboratory
+@pytest.mark.changes
 def test_a_metric_is_in_every_history_and_in_mlflow(in_pipeline):
     follow(in_pipeline, Recipe(RECIPES["add a metric of each epoch"].edit, "dvc repro"))
     history = pd.read_csv(in_pipeline.root / "reports/notebook/history.csv")
@@ -141,7 +141,7 @@ def test_a_metric_is_in_every_history_and_in_mlflow(in_pipeline):
     assert sum("val_confidence" in run.data.metrics for run in runs_of(in_pipeline)) == 6
 
 
-@pytest.mark.laboratory
+@pytest.mark.changes
 def test_a_study_is_trained_and_its_claim_judged(in_laboratory):
     in_laboratory.change("studies", "learning_rate", "grid", "learning_rate", to=[0.001, 0.01, 0.02], file=CLAIMS)  # and a level more
     said = follow(in_laboratory, RECIPES["add a study and its claim"])
@@ -159,7 +159,7 @@ def test_a_study_is_trained_and_its_claim_judged(in_laboratory):
     assert "| 0.99 | " in report.partition("### M1 ")[2].partition("\n#")[0]
 
 
-@pytest.mark.laboratory
+@pytest.mark.changes
 def test_a_kind_of_measure_judges_a_claim_and_trains_nothing(in_laboratory):
     run = {stage.split(":")[-1] for stage in stages_run(follow(in_laboratory, RECIPES["add a kind of measure and a claim that uses it"]))}
     assert run <= MEASURE | JUDGED
@@ -168,7 +168,7 @@ def test_a_kind_of_measure_judges_a_claim_and_trains_nothing(in_laboratory):
     assert verdicts_of(in_laboratory)["M2"]["mean"] == pytest.approx((highest["batch_norm"] - highest["baseline"]).mean())
 
 
-@pytest.mark.laboratory
+@pytest.mark.changes
 def test_reports_on_another_data_set_name_it(in_laboratory):
     follow(in_laboratory, RECIPES["use another data set"])
     profile = json.loads((in_laboratory.root / "data/processed/profile.json").read_text())
@@ -178,7 +178,7 @@ def test_reports_on_another_data_set_name_it(in_laboratory):
     assert "training images of CIFAR-100" in claims
 
 
-@pytest.mark.laboratory
+@pytest.mark.changes
 def test_a_stage_and_a_tag_are_made(in_pipeline):
     assert stages_run(follow(in_pipeline, RECIPES["add a DVC stage"])) == {"best_epochs"}
     assert len(pd.read_csv(in_pipeline.root / "results/best_epochs.csv")) == 4
@@ -188,7 +188,7 @@ def test_a_stage_and_a_tag_are_made(in_pipeline):
     assert [run.info.run_name for run in runs_of(in_pipeline) if "purpose" in run.data.tags] == ["baseline-b64-s2"]
 
 
-@pytest.mark.laboratory
+@pytest.mark.changes
 def test_a_mirror_is_asked(in_pipeline, tmp_path):
     with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz") as archive:
         archive.add(in_pipeline.root / "data/raw", "cifar-10-batches-bin")
