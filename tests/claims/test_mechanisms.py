@@ -337,7 +337,7 @@ def test_modes_are_those_of_keras(trained, examples):
 
 def noise(count) -> Examples:
     random = np.random.default_rng(0)
-    return Examples(random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), np.zeros(count, np.uint8))
+    return Examples(random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), np.zeros(count, np.uint8), tuple(map(str, range(10))))
 
 
 @pytest.mark.parametrize("batch_size", [2, 4, 8])
