@@ -122,7 +122,7 @@ def test_the_training_that_is_timed_is_that_of_a_trial(configs, examples, arm):
     models = []
     with pytest.MonkeyPatch.context() as patch:
         build_train_steps = steps.build_train_steps
-        patch.setattr(steps, "build_train_steps", lambda model, optimizer: models.append(model) or build_train_steps(model, optimizer))
+        patch.setattr(timing, "build_train_steps", lambda model, optimizer: models.append(model) or build_train_steps(model, optimizer))
         what, work = next(timing.prepare(configs, train))
     assert what == "training_step"
     [(images, labels)] = timing.gather_leg(train, configs[arm], steps=6, leg=0)
