@@ -1,4 +1,4 @@
-"""Where the committed results were made: reports/notebook/environment.json, gathered from what each stage noted beside its results."""
+"""Where the committed results were made: reports/environment.json, gathered from what each stage noted beside its results."""
 
 import argparse
 import hashlib
@@ -14,7 +14,7 @@ from pipeline.training.environment import as_text
 
 NOTED = Path("results/environment")
 NOTED_BY_CLAIMS = Path("reports/claims/environment")  # in git as the stages wrote them
-COMMITTED = Path("reports/notebook/environment.json")
+COMMITTED = Path("reports/environment.json")
 CLAIMS = "claims/"  # begins the name of a claims' result
 
 

@@ -104,8 +104,8 @@ def test_a_missing_lock_is_named(fresh):
 
 def test_environments_are_checked_against_the_lock(fresh):
     check_environments(fresh.root)
-    edit(fresh.root / "reports/notebook/environment.json", '"threads_per_trial": "1"', '"threads_per_trial": "2"')
-    with pytest.raises(PipelineError, match=r"reports/notebook/environment\.json: .*train/baseline.*run `make repro`"):
+    edit(fresh.root / "reports/environment.json", '"threads_per_trial": "1"', '"threads_per_trial": "2"')
+    with pytest.raises(PipelineError, match=r"reports/environment\.json: .*train/baseline.*run `make repro`"):
         check_environments(fresh.root)
 
 
@@ -203,7 +203,7 @@ def test_every_check_is_asked_whatever_becomes_of_the_others(monkeypatch, capsys
 LOCK, CLAIMS_LOCK = (f"{lock} belongs to code, parameters and data" for lock in ("dvc.lock", "claims/dvc.lock"))
 SPOILT = {
     "some": [
-        ("reports/notebook/environment.json", "", ["the environments are those of dvc.lock"]),
+        ("reports/environment.json", "", ["the environments are those of dvc.lock"]),
         ("reports/claims/report.html", "</h1>", [CLAIMS_LOCK, "the claims' report is what its measurements give"]),
         ("README.md", "<!-- results", ["the README's results are those of the reports"]),
         ("benchmarks/results.json", '"notebook_whole_job": ', ["the figures of speed are those that were measured"]),
@@ -279,7 +279,7 @@ def test_verification_names_an_output_that_only_one_side_has(built, fresh):
 
 
 def test_in_another_environment_numbers_are_compared_within_tolerances_and_rounded_files_are_not(built, fresh):
-    edit(fresh.root / "reports/notebook/environment.json", '"cpu": "', '"cpu": "another ')
+    edit(fresh.root / "reports/environment.json", '"cpu": "', '"cpu": "another ')
     change_table(fresh.root, "history.csv", spoil_metric)
     rule, rows = verify.compare_builds(fresh.root, built.root)
     assert "standard deviations between seeds" in rule

@@ -1,4 +1,3 @@
-import resource
 import subprocess
 import sys
 import time
@@ -138,19 +137,16 @@ def test_the_weights_that_are_bounded_are_those_of_the_hidden_layers(changed, mo
 
 @pytest.mark.reliability
 @pytest.mark.parametrize("command", ["one_trial", "evaluate", "train train baseline"])
-def test_a_stage_refuses_within_seconds_and_without_tensorflow(changed, record_property, command):
+def test_a_stage_refuses_before_it_imports_tensorflow(changed, record_property, command):
     folder = changed("trial", "epochs", to="many").parent
     module, *arguments = command.split()
     program = f"import runpy, sys; sys.argv = ['x', *{arguments!r}]\n"
     program += f"try: runpy.run_module('pipeline.{module}', run_name='__main__')\nfinally: print('tensorflow' in sys.modules)"
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
     )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 1
     assert done.stderr.startswith("error: params.yaml: trial.epochs: Input should be a valid integer (got 'many')")
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout.strip() == "False"
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < LIMIT_SECONDS
     record_property("bad_parameters_refused", 1)
