@@ -4,18 +4,15 @@ import argparse
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.metadata import version
 
 from benchmarks import jobs, report, steps
-from benchmarks.measure import ROOT, Json, describe_environment, measure_machine, write_results
+from benchmarks.measure import Json, commit, describe_environment, measure_machine, write_results
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 
-OUTPUTS = ("README.md", "benchmarks/README.md", "benchmarks/figures", "benchmarks/results.json")
 REPEATS, FLOOR_REPEATS = 5, 15
 QUICK_REPEATS, QUICK_FLOOR_REPEATS = 2, 5
-REFERENCE = (steps.REFERENCE_BATCH_SIZE,)
 
 
 def main() -> None:
@@ -29,8 +26,8 @@ def main() -> None:
         raise PipelineError(f"{', '.join(sorted(unknown))}: no such part; choose from {', '.join(PARTS)}")
     if arguments.quick:
         measured: Json = {"steps": [], "floor": []}
-        for work in steps.works(REFERENCE):
-            measured["steps"] += steps.measure_steps(work, ["project", "notebook"], QUICK_REPEATS)
+        for work in steps.works([steps.REFERENCE_BATCH_SIZE]):
+            measured["steps"] += steps.measure_steps(work, steps.set_ups(["project", "notebook"]), QUICK_REPEATS)
             measured["floor"].append(steps.measure_floor(work, QUICK_FLOOR_REPEATS))
         print(report.render("quick.md.jinja", {**measured, "ratios": report.ratios(measured)}))
         return
@@ -38,12 +35,13 @@ def main() -> None:
         raise PipelineError(
             ".venv-bench: not found; PyTorch and JAX are installed there; run `make bench`, which makes it (PARTS=... for some parts)"
         )
+    measured_at = commit()  # before the results change
     for part in arguments.parts or PARTS:
         print(f"measuring {part}", flush=True)
-        results, commit = report.read_results(report.RESULTS) if report.RESULTS.exists() else {}, _commit()
+        results = report.read_results(report.RESULTS) if report.RESULTS.exists() else {}
         results |= PARTS[part](results)
         results["environments"] = add_environment(results, part)
-        results["measured_at"] = {**results.get("measured_at", {}), part: commit}
+        results["measured_at"] = {**results.get("measured_at", {}), part: measured_at}
         write_results(report.RESULTS, {**results, "ratios": report.ratios(results)})
     report.write_report()
 
@@ -51,8 +49,8 @@ def main() -> None:
 def _measure_steps(_: Json) -> Json:
     if shutil.which("g++") is None:
         raise PipelineError("g++: not found; torch.compile needs it; install it and run `make bench` again")
-    contenders = ["project", "notebook", *steps.PEERS]
-    return {"steps": [row for work in steps.works() for row in steps.measure_steps(work, contenders, REPEATS)]}
+    setups = steps.set_ups(["project", "notebook", *steps.PEERS])
+    return {"steps": [row for work in steps.works() for row in steps.measure_steps(work, setups, REPEATS)]}
 
 
 def _measure_full_run(results: Json) -> Json:
@@ -71,18 +69,14 @@ def _measure_notebook(results: Json) -> Json:
 
 
 def _measure_precision(_: Json) -> Json:
-    rows = []
-    for work in steps.works(REFERENCE):
-        variants: steps.Variants = {name: (replace(work, precision=name), {}) for name in steps.PRECISIONS}
-        rows += steps.measure_variants("precision", variants, FLOOR_REPEATS)
+    setups = {name: steps.Setup(precision=name) for name in ("float32", "bfloat16")}
+    rows = steps.measure_variants("precision", setups, steps.REFERENCE_BATCH_SIZE, FLOOR_REPEATS)
     return {"precision_steps": rows, "precision": jobs.measure_precision()}
 
 
 def _measure_instruction_sets(_: Json) -> Json:
-    rows = []
-    for work in steps.works(REFERENCE):
-        variants: steps.Variants = {name: (work, variables) for name, variables in steps.INSTRUCTION_SETS.items()}
-        rows += steps.measure_variants("setting", variants, FLOOR_REPEATS)
+    setups = {name: steps.Setup(variables=variables) for name, variables in steps.INSTRUCTION_SETS.items()}
+    rows = steps.measure_variants("setting", setups, steps.REFERENCE_BATCH_SIZE, FLOOR_REPEATS)
     return {"instruction_sets": {"steps": rows, **jobs.measure_instruction_sets()}}
 
 
@@ -112,14 +106,6 @@ def _environment() -> Json:
     versions = "from importlib.metadata import version as v; print(v('torch'), v('jax'))"
     torch, jax = subprocess.run([steps.PEERS_PYTHON, "-c", versions], capture_output=True, text=True, check=True).stdout.split()
     return {**describe_environment(), "dvc": version("dvc"), "torch": torch, "jax": jax}
-
-
-def _commit() -> str:
-    """Return the commit, with `-dirty` if more than this benchmark's own outputs differs from it."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    excluded = [f":!{output}" for output in OUTPUTS]
-    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ".", *excluded], cwd=ROOT, check=False).returncode
-    return f"{commit}-dirty" if changed else commit
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import requests
 import sqlalchemy
 from sqlalchemy import Engine, case, func, insert, select, true
 
-from benchmarks.measure import ROOT, Json, describe_environment, measure_machine, spread, time_action, write_results
+from benchmarks.measure import ROOT, Json, commit, describe_environment, spread, time_action, write_results
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 from pipeline.common.loopback import HOST
@@ -52,7 +52,7 @@ SECONDS_TO_START, SECONDS_TO_STOP = 180, 90
 def main() -> None:
     """Measure both stores and write ledger.json."""
     argparse.ArgumentParser(prog="python -m benchmarks.ledger", description=__doc__).parse_args()
-    write_results(RESULTS, {"machine": measure_machine(), **measure(RUNS, REPEATS)})
+    write_results(RESULTS, measure(RUNS, REPEATS))
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def measure(runs: Sequence[int], repeats: int) -> Json:
     Raises:
         PipelineError: The shared server does not start.
     """
-    results: Json = {"environment": describe_environment(), "made_by": made_by(), "reads": [], "writes": []}
+    results: Json = {"environment": describe_environment(), "made_by": commit(), "reads": [], "writes": []}
     for open_store, version in ((shared_store, "SHOW server_version"), (sqlite_store, "SELECT sqlite_version()")):
         with open_store() as store, tempfile.TemporaryDirectory(prefix="trial-") as folder:
             with store.database.connect() as connection:
@@ -94,12 +94,6 @@ def measure(runs: Sequence[int], repeats: int) -> Json:
                 results["writes"].append({"store": store.name, "runs": runs[-1], "epochs": epochs, "trials_per_s": rate})
             store.database.dispose()
     return results
-
-
-def made_by() -> dict[str, str]:
-    """Return the commit that measures, and whether files differ from it."""
-    tags = stage_tags()
-    return {"commit": tags.get(names.GIT_COMMIT, "")[:7], "dirty": tags.get(names.GIT_DIRTY, "")}
 
 
 def _make_trial(folder: Path) -> Callable[..., str]:

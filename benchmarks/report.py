@@ -14,7 +14,7 @@ from benchmarks.steps import PEERS, REFERENCE_BATCH_SIZE
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 from pipeline.pages.generated import FIGURES, check_files, update_page, write_files
-from pipeline.pages.plotting import ARM_COLOURS, GREY, LEVEL_COLOURS, draw, label_ends
+from pipeline.pages.plotting import ARM_COLOURS, LEVEL_COLOURS, draw, label_ends
 from pipeline.pages.rendering import make_environment
 
 FOLDER = Path("benchmarks")
@@ -100,12 +100,12 @@ def images_per_s(steps: Sequence[Json]) -> Figure:
     for axes, (normalization, label) in zip(panels, LABELS.items(), strict=True):
         measured, ends = [step for step in steps if step["normalization"] == normalization], []
         for contender in dict.fromkeys(step["contender"] for step in measured):
-            _, colour, marker = CONTENDERS.get(contender, (contender, GREY, "x"))
+            name, colour, marker = CONTENDERS[contender]
             sizes = sorted({step["batch_size"] for step in measured if step["contender"] == contender})
             speeds = [step["images_per_s"] for size in sizes if (step := best(measured, contender, size, normalization))]
             axes.vlines(sizes, [speed["min"] for speed in speeds], [speed["max"] for speed in speeds], color=colour, linewidth=1)
             axes.plot(sizes, [speed["median"] for speed in speeds], color=colour, marker=marker, markersize=4, linewidth=1.6)
-            ends.append((speeds[-1]["median"], contender_label(contender), colour))
+            ends.append((speeds[-1]["median"], name, colour))
         axes.set_xscale("log", base=2)  # both axes logarithmic: equal ratios look equal at every batch size
         axes.set_xticks(all_sizes, [str(size) for size in all_sizes])
         axes.set_yscale("log")
@@ -134,10 +134,11 @@ def render(template: str, results: Json) -> str:
         "best": best,
         "by_growth": by_growth(results.get("growth") or []),
         "labels": LABELS,
+        "names": {contender: name for contender, (name, _, _) in CONTENDERS.items()},
         "reference_size": REFERENCE_BATCH_SIZE,
         "rounds": " to ".join(map(str, dict.fromkeys([*counts[:1], *counts[-1:]]))) or "0",
     }
-    environment = make_environment(TEMPLATES, filters=[plain, cell, contender_label])
+    environment = make_environment(TEMPLATES, filters=[plain, cell])
     return environment.get_template(template).render({**dict.fromkeys(SECTIONS), **results, **words})
 
 
@@ -177,11 +178,6 @@ def cell(measured: Json | float | None) -> str:
         return plain(measured)
     median, low, high = (plain(measured[name], like=measured["median"]) for name in ("median", "min", "max"))
     return f"{median} ({low}–{high})"
-
-
-def contender_label(name: str) -> str:
-    """Return the name of a contender for figures and tables."""
-    return CONTENDERS[name][0] if name in CONTENDERS else name.replace("_", " ")
 
 
 def ratios(results: Json) -> dict[str, float]:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from itertools import product
 from statistics import mean, median
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -25,7 +25,6 @@ REFERENCE_BATCH_SIZE = 64  # the notebook's; the ratios are stated for it
 NORMALIZATIONS = ("none", "batch")
 PEERS_PYTHON = ROOT / ".venv-bench/bin/python"
 PEERS = ("pytorch_eager", "pytorch_compile", "jax_scan")
-PRECISIONS = ("float32", "bfloat16")
 SAME_WORK_TOLERANCE = 0.02  # of the mean loss over a block: float rounding grows to this in hundreds of steps; other work differs more
 MAXIMUM_IMAGES = 10_240  # of a block: long enough to be timed; a round of all contenders stays within seconds
 MAXIMUM_STEPS = 640
@@ -42,7 +41,15 @@ INSTRUCTION_SETS: dict[str, dict[str, str]] = {
     "oneDNN off, at most AVX2": {**ONEDNN_OFF, **AVX2},
 }
 
-Variants = Mapping[str, tuple[Work, Mapping[str, str]]]  # by name, a work and the environment variables with which it is done
+
+class Setup(NamedTuple):
+    """A contender in some number of processes, each with some number of threads, and with what else it is told."""
+
+    contender: str = "project"
+    processes: int = 1
+    threads: int = 1
+    precision: str = "float32"
+    variables: Mapping[str, str] = {}
 
 
 class Process:
@@ -107,12 +114,19 @@ def works(batch_sizes: Sequence[int] = BATCH_SIZES) -> Iterator[Work]:
             yield Work(folder, batch_size, normalization, min(MAXIMUM_IMAGES, MAXIMUM_STEPS * batch_size))
 
 
-def start(stack: ExitStack, work: Work, contender: str, processes: int, threads: int, **variables: str) -> list[Process]:
-    """Start processes of a contender one after the other, each with so many threads. They end with the stack."""
+def set_ups(contenders: Sequence[str]) -> list[Setup]:
+    """Return the set-ups of contenders: the project as workers, the notebook as written, others as one process and as one per core."""
+    cores = worker_count()
+    ways = {"project": [(processes, 1) for processes in sorted({1, 2, cores})], "notebook": [(1, cores)]}
+    return [Setup(contender, *way) for contender in contenders for way in ways.get(contender, [(cores, 1), (1, cores)])]
+
+
+def start(stack: ExitStack, work: Work, setup: Setup) -> list[Process]:
+    """Start the processes of a set-up one after the other. They end with the stack."""
     cores = sorted(os.sched_getaffinity(0))
-    pinned = [cores[index % len(cores)] if threads == 1 else None for index in range(processes)]
-    described = [replace(work, threads=threads, core=core) for core in pinned]
-    return [stack.enter_context(closing(Process(contender, one, variables))) for one in described]
+    pinned = [cores[index % len(cores)] if setup.threads == 1 else None for index in range(setup.processes)]
+    described = [replace(work, threads=setup.threads, core=core, precision=setup.precision) for core in pinned]
+    return [stack.enter_context(closing(Process(setup.contender, one, setup.variables))) for one in described]
 
 
 def run_together(processes: Sequence[Process], action: str, block: int) -> list[Json]:
@@ -122,35 +136,28 @@ def run_together(processes: Sequence[Process], action: str, block: int) -> list[
     return [process.answer() for process in processes]
 
 
-def measure_steps(work: Work, contenders: Sequence[str], repeats: int) -> list[Json]:
-    """Measure every set-up of the contenders, and compare its losses with those of the project.
-
-    The project runs as workers, the notebook as written, and the others both as one process and as one process per core.
-    """
-    cores, steps = worker_count(), work.images_per_block / work.batch_size
-    ways = {"project": [(processes, 1) for processes in sorted({1, 2, cores})], "notebook": [(1, cores)]}
-    setups = [(contender, *way) for contender in contenders for way in ways.get(contender, [(cores, 1), (1, cores)])]
+def measure_steps(work: Work, setups: Sequence[Setup], repeats: int) -> list[Json]:
+    """Measure every set-up in turn, and compare its losses with those of the first."""
+    images, rows = work.images_per_block, list[Json]()
     with ExitStack() as stack:
-        started = {setup: start(stack, work, *setup) for setup in setups}
-        rounds = [
-            {setup: run_together(processes, "train", block) for setup, processes in started.items()}
-            for block in range(WARM_UP_BLOCKS + repeats)
-        ]
-    losses = {setup: [one[setup][0]["value"] for one in rounds[:WARM_UP_BLOCKS]] for setup in setups}
-    rows = []
-    for setup in setups:
-        seconds = [[answer["seconds"] for answer in one[setup]] for one in rounds[WARM_UP_BLOCKS:]]
+        started = [start(stack, work, setup) for setup in setups]
+        rounds = [[run_together(processes, "train", block) for processes in started] for block in range(WARM_UP_BLOCKS + repeats)]
+    for setup, processes, answers in zip(setups, started, zip(*rounds, strict=True), strict=True):
+        seconds = [[answer["seconds"] for answer in one] for one in answers[WARM_UP_BLOCKS:]]
+        losses = [one[0]["value"] for one in answers[:WARM_UP_BLOCKS]]
         rows.append(
             {
-                **dict(zip(("contender", "processes", "threads"), setup, strict=True)),
+                "contender": setup.contender,
+                "processes": setup.processes,
+                "threads": setup.threads,
                 "batch_size": work.batch_size,
                 "normalization": work.normalization,
-                "step_ms": spread([mean(one) / steps * 1e3 for one in seconds]),
-                "images_per_s": spread([sum(work.images_per_block / each for each in one) for one in seconds]),
-                "first_step_s": median(process.first_step_seconds for process in started[setup]),
-                "peak_memory_gb": max(answer["peak_gb"] for answer in rounds[-1][setup]),
-                "losses": losses[setup],
-                "same_work": did_same_work(losses[setup], losses["project", 1, 1]),
+                "step_ms": spread([1e3 * mean(one) * work.batch_size / images for one in seconds]),
+                "images_per_s": spread([sum(images / each for each in one) for one in seconds]),
+                "first_step_s": median(process.first_step_seconds for process in processes),
+                "peak_memory_gb": max(answer["peak_gb"] for answer in answers[-1]),
+                "losses": losses,
+                "same_work": did_same_work(losses, rows[0]["losses"] if rows else losses),
             }
         )
     return rows
@@ -165,7 +172,7 @@ def measure_floor(work: Work, repeats: int) -> Json:
     """Measure the matrix products of a step, its optimizer pass and the step in turn, and an evaluation with every worker busy."""
     milliseconds = 1e3 * work.batch_size / work.images_per_block
     with ExitStack() as stack:
-        workers = start(stack, work, "project", worker_count(), 1)
+        workers = start(stack, work, Setup(processes=worker_count()))
         for action in ("products", "optimizer", "train", "evaluate"):
             run_together(workers, action, 0)  # to warm up
         times = [
@@ -185,16 +192,10 @@ def measure_floor(work: Work, repeats: int) -> Json:
     }
 
 
-def measure_variants(column: str, variants: Variants, repeats: int) -> list[Json]:
-    """Measure a step of the project with each work and its environment variables, in turn. `column` says what the names are."""
-    with ExitStack() as stack:
-        started = {name: start(stack, work, "project", 1, 1, **variables) for name, (work, variables) in variants.items()}
-        rounds = [
-            {name: run_together(processes, "train", block)[0]["seconds"] for name, processes in started.items()}
-            for block in range(repeats + 1)
-        ]
-    rows = []
-    for name, (work, _) in variants.items():
-        times = spread([1e3 * work.batch_size / work.images_per_block * one[name] for one in rounds[1:]])
-        rows.append({column: name, "normalization": work.normalization, "step_ms": times})
-    return rows
+def measure_variants(column: str, variants: Mapping[str, Setup], batch_size: int, repeats: int) -> list[Json]:
+    """Measure a step of each set-up without and with Batch Normalization. `column` says what the names are."""
+    return [
+        {column: name, "normalization": work.normalization, "step_ms": row["step_ms"]}
+        for work in works([batch_size])
+        for name, row in zip(variants, measure_steps(work, list(variants.values()), repeats), strict=True)
+    ]
