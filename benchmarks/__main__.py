@@ -7,14 +7,12 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 from benchmarks import jobs, report, steps
-from benchmarks.measure import ROOT, Json, describe_environment, measure_machine, write_results
+from benchmarks.measure import Json, commit, describe_environment, measure_machine, write_results
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 
-OUTPUTS = ("README.md", "benchmarks/README.md", "benchmarks/figures", "benchmarks/results.json")
 REPEATS, FLOOR_REPEATS = 5, 15
 QUICK_REPEATS, QUICK_FLOOR_REPEATS = 2, 5
-REFERENCE = (steps.REFERENCE_BATCH_SIZE,)
 
 
 def main() -> None:
@@ -27,42 +25,35 @@ def main() -> None:
     if unknown:
         raise PipelineError(f"{', '.join(sorted(unknown))}: no such part; choose from {', '.join(PARTS)}")
     if arguments.quick:
-        rows, floors = [], []
-        for work in steps.works(REFERENCE):
-            rows += steps.measure_steps(work, ["project", "notebook"], QUICK_REPEATS)
-            floors.append(steps.measure_floor(work, QUICK_FLOOR_REPEATS))
-        print(report.quick_report(rows, floors))
+        measured: Json = {"steps": [], "floor": []}
+        for work in steps.works([steps.REFERENCE_BATCH_SIZE]):
+            measured["steps"] += steps.measure_steps(work, steps.set_ups(["project", "notebook"]), QUICK_REPEATS)
+            measured["floor"].append(steps.measure_floor(work, QUICK_FLOOR_REPEATS))
+        print(report.render("quick.md.jinja", {**measured, "ratios": report.ratios(measured)}))
         return
     if not steps.PEERS_PYTHON.exists():
         raise PipelineError(
             ".venv-bench: not found; PyTorch and JAX are installed there; run `make bench`, which makes it (PARTS=... for some parts)"
         )
+    measured_at = commit()  # before the results change
     for part in arguments.parts or PARTS:
         print(f"measuring {part}", flush=True)
-        results, commit = report.read_results(report.RESULTS) if report.RESULTS.exists() else {}, _commit()
-        PARTS[part](results)
+        results = report.read_results(report.RESULTS) if report.RESULTS.exists() else {}
+        results |= PARTS[part](results)
         results["environments"] = add_environment(results, part)
-        results["measured_at"] = {**results.get("measured_at", {}), part: commit}
+        results["measured_at"] = {**results.get("measured_at", {}), part: measured_at}
         write_results(report.RESULTS, {**results, "ratios": report.ratios(results)})
     report.write_report()
 
 
-def _measure_machine(results: Json) -> None:
-    results["machine"] = measure_machine()
-
-
-def _measure_steps(results: Json) -> None:
+def _measure_steps(_: Json) -> Json:
     if shutil.which("g++") is None:
         raise PipelineError("g++: not found; torch.compile needs it; install it and run `make bench` again")
-    contenders = ["project", "notebook", *steps.PEERS]
-    results["steps"] = [row for work in steps.works() for row in steps.measure_steps(work, contenders, REPEATS)]
+    setups = steps.set_ups(["project", "notebook", *steps.PEERS])
+    return {"steps": [row for work in steps.works() for row in steps.measure_steps(work, setups, REPEATS)]}
 
 
-def _measure_floor(results: Json) -> None:
-    results["floor"] = [steps.measure_floor(work, FLOOR_REPEATS) for work in steps.works()]
-
-
-def _measure_full_run(results: Json) -> None:
+def _measure_full_run(results: Json) -> Json:
     here = _environment()
     if not any(group["environment"] == here and "floor" in group["parts"] for group in results.get("environments", [])):
         raise PipelineError(
@@ -70,34 +61,32 @@ def _measure_full_run(results: Json) -> None:
         )
     reference = [row for row in results["floor"] if row["batch_size"] == steps.REFERENCE_BATCH_SIZE]
     evaluation_seconds = {row["normalization"]: row["evaluation_s"]["median"] for row in reference}
-    results.setdefault("whole_jobs", {}).update(jobs.measure_full_run(evaluation_seconds))
+    return {"whole_jobs": {**results.get("whole_jobs", {}), **jobs.measure_full_run(evaluation_seconds)}}
 
 
-def _measure_notebook(results: Json) -> None:
-    results.setdefault("whole_jobs", {}).update(jobs.measure_notebook_against_project())
+def _measure_notebook(results: Json) -> Json:
+    return {"whole_jobs": {**results.get("whole_jobs", {}), **jobs.measure_notebook_against_project()}}
 
 
-def _measure_growth(results: Json) -> None:
-    results["growth"] = jobs.measure_growth()
+def _measure_precision(_: Json) -> Json:
+    setups = {name: steps.Setup(precision=name) for name in ("float32", "bfloat16")}
+    rows = steps.measure_variants("precision", setups, steps.REFERENCE_BATCH_SIZE, FLOOR_REPEATS)
+    return {"precision_steps": rows, "precision": jobs.measure_precision()}
 
 
-def _measure_precision(results: Json) -> None:
-    results["precision_steps"] = [row for work in steps.works(REFERENCE) for row in steps.measure_precision_steps(work, FLOOR_REPEATS)]
-    results["precision"] = jobs.measure_precision()
+def _measure_instruction_sets(_: Json) -> Json:
+    setups = {name: steps.Setup(variables=variables) for name, variables in steps.INSTRUCTION_SETS.items()}
+    rows = steps.measure_variants("setting", setups, steps.REFERENCE_BATCH_SIZE, FLOOR_REPEATS)
+    return {"instruction_sets": {"steps": rows, **jobs.measure_instruction_sets()}}
 
 
-def _measure_instruction_sets(results: Json) -> None:
-    rows = [row for work in steps.works(REFERENCE) for row in steps.measure_instruction_set_steps(work, FLOOR_REPEATS)]
-    results["instruction_sets"] = {"steps": rows, **jobs.measure_instruction_sets()}
-
-
-PARTS: dict[str, Callable[[Json], None]] = {
-    "machine": _measure_machine,
+PARTS: dict[str, Callable[[Json], Json]] = {  # each takes the results, and returns what it puts into them
+    "machine": lambda _: {"machine": measure_machine()},
     "steps": _measure_steps,
-    "floor": _measure_floor,
+    "floor": lambda _: {"floor": [steps.measure_floor(work, FLOOR_REPEATS) for work in steps.works()]},
     "full_run": _measure_full_run,
     "notebook": _measure_notebook,
-    "growth": _measure_growth,
+    "growth": lambda _: {"growth": jobs.measure_growth()},
     "precision": _measure_precision,
     "instruction_sets": _measure_instruction_sets,
 }
@@ -117,14 +106,6 @@ def _environment() -> Json:
     versions = "from importlib.metadata import version as v; print(v('torch'), v('jax'))"
     torch, jax = subprocess.run([steps.PEERS_PYTHON, "-c", versions], capture_output=True, text=True, check=True).stdout.split()
     return {**describe_environment(), "dvc": version("dvc"), "torch": torch, "jax": jax}
-
-
-def _commit() -> str:
-    """Return the commit, with `-dirty` if more than this benchmark's own outputs differs from it."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    excluded = [f":!{output}" for output in OUTPUTS]
-    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ".", *excluded], cwd=ROOT, check=False).returncode
-    return f"{commit}-dirty" if changed else commit
 
 
 if __name__ == "__main__":

@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.ledger import made_by
-from benchmarks.measure import ROOT, Json, Spread, describe_environment, spread, write_results
+from benchmarks.measure import ROOT, Json, Spread, commit, describe_environment, spread, write_results
 from benchmarks.ray_nodes import RayNodes, ray_nodes
 from pipeline.cluster.ray_pool import RayPool, Work
 from pipeline.common.command import run
@@ -26,7 +25,7 @@ from pipeline.images.dataset import IMAGE_SHAPE
 from pipeline.training.config import TrialConfig
 from pipeline.training.result import save_result
 from pipeline.trials.parameters import load_parameters
-from pipeline.workers.events import EpochEnded, Event, Finished, Started
+from pipeline.workers.events import EpochEnded, Finished, Started
 from pipeline.workers.pool import run_trials
 from pipeline.workers.work import Send, result_of
 
@@ -40,16 +39,14 @@ SECONDS_OF_A_WAITING_TRIAL = 4.0
 WAITING_TRIALS_PER_CPU = 4
 REPEATS = 3
 TRAININGS = 2
-TRAINING_IMAGES, VALIDATION_IMAGES = 40_000, 10_000
+IMAGES = {"train": 40_000, "validation": 10_000}
 
 
 def main() -> None:
     """Measure everything and write cluster.json."""
     argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__).parse_args()
-    described = {"environment": describe_environment(), "made_by": made_by()}
-    write_results(
-        RESULTS, {**described, "start": measure_start(), **measure_trial(), "nodes": measure_nodes(), "overhead": measure_overhead()}
-    )
+    measured = {"start": measure_start(), **measure_trial(), "nodes": measure_nodes(), "overhead": measure_overhead()}
+    write_results(RESULTS, {"environment": describe_environment(), "made_by": commit(), **measured})
 
 
 @contextmanager
@@ -57,16 +54,12 @@ def _pool(cluster: RayNodes, work: Work | None = None) -> Iterator[RayPool]:
     """Connect to the cluster, with arrays of CIFAR-10's size."""
     os.environ["RAY_ADDRESS"] = cluster.address
     with tempfile.TemporaryDirectory(prefix="cluster-") as folder:
-        for split, images in {"train": TRAINING_IMAGES, "validation": VALIDATION_IMAGES}.items():
+        for split, images in IMAGES.items():
             (Path(folder) / split).mkdir()
             np.save(Path(folder) / split / "images.npy", np.zeros((images, *IMAGE_SHAPE), np.uint8))
             np.save(Path(folder) / split / "labels.npy", np.zeros(images, np.uint8))
         with closing(RayPool(Path(folder), Path(folder) / "results", work)) as pool:
             yield pool
-
-
-def _events(pool: RayPool, trials: dict[str, TrialConfig]) -> Iterator[Event]:
-    return chain.from_iterable(run_trials(pool, trials))
 
 
 @contextmanager
@@ -97,7 +90,7 @@ def _waiting_pool(cluster: RayNodes, seconds: float, workers: int) -> Iterator[C
             def run_waiting(trials: int, epochs: int) -> float:
                 config = load_parameters().trial_config("baseline", {"epochs": epochs}, seed=0)
                 moments = []
-                for event in _events(pool, {f"{number:064x}": config for number in range(trials)}):
+                for event in chain.from_iterable(run_trials(pool, {f"{number:064x}": config for number in range(trials)})):
                     moments.append(time.perf_counter())
                     if isinstance(event, Finished):
                         shutil.rmtree(event.result.folder)  # a hundred thousand would use up the disk's inodes
@@ -123,7 +116,8 @@ def measure_start() -> dict[str, Spread]:
                 seconds["connect"].append(time.perf_counter() - began)
                 for name in ("first_trial", "second_trial"):
                     began = time.perf_counter()
-                    started = [time.perf_counter() for event in _events(pool, {name: config}) if isinstance(event, Started)]
+                    events = chain.from_iterable(run_trials(pool, {name: config}))
+                    started = [time.perf_counter() for event in events if isinstance(event, Started)]
                     seconds[name].append(started[-1] - began)
     return {name: spread(values) for name, values in seconds.items()}
 
@@ -133,7 +127,7 @@ def measure_trial() -> dict[str, Spread]:
     configs = {str(seed): load_parameters().trial_config("batch_norm", {}, seed) for seed in range(TRAININGS)}
     seconds, megabytes, began = [], [], 0.0
     with ray_nodes() as cluster, _pool(cluster) as pool:
-        for event in _events(pool, configs):
+        for event in chain.from_iterable(run_trials(pool, configs)):
             if isinstance(event, Started):
                 began = time.perf_counter()
             if isinstance(event, Finished):

@@ -5,9 +5,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import mean, median
 
@@ -20,6 +20,7 @@ from benchmarks.measure import ROOT, Json, spread, time_action
 from benchmarks.steps import INSTRUCTION_SETS
 from checks.clone import Clone, clone_commit
 from pipeline.common.files import sha256_of
+from pipeline.tracking.names import EPOCH_SECONDS, KIND, TRIAL
 from pipeline.trials.parameters import load_parameters
 from pipeline.workers.local import worker_count
 
@@ -40,6 +41,8 @@ STAGE_PARTS = {
     "report": "report",
 }
 
+Stage = tuple[str, float, float]  # its module, and the first and the last moment in seconds since 1970
+
 
 class TimedClone(Clone):
     """A clone of the last commit that records how long each stage takes."""
@@ -53,29 +56,20 @@ class TimedClone(Clone):
         self.environment |= {"PATH": f"{bin_folder}:{self.environment['PATH']}", "TRIAL_WORKERS": str(worker_count())}
 
     def seconds(self, *command: str, **environment: str) -> float:
-        """Run a command and return its wall-clock seconds.
-
-        Raises:
-            PipelineError: The command failed. The message holds the end of its output.
-        """
+        """Run a command and return its wall-clock seconds, or raise a PipelineError with the end of its output if it fails."""
         return time_action(lambda: self.succeed(*command, **environment))
 
-    def stages(self) -> list[tuple[str, float, float]]:
-        """Return module, first and last moment (seconds since the epoch) of every stage that ran, in order."""
+    def stages(self) -> list[Stage]:
+        """Return every stage that ran, in order."""
         lines = [line.split() for line in self._log.read_text().splitlines()]
         return [(module.removeprefix("pipeline."), float(began), float(ended)) for module, began, ended in lines]
 
-    def trial_runs(self) -> list[Run]:
-        """Return the MLflow runs of all trials."""
-        ids = [experiment.experiment_id for experiment in self._client().search_experiments()]
-        return list(self._client().search_runs(ids, "tags.kind = 'trial'", max_results=1000))
-
-    def epoch_seconds(self, run: Run) -> list[float]:
-        """Return how long each epoch of a run took, with its evaluation."""
-        return [metric.value for metric in self._client().get_metric_history(run.info.run_id, "epoch_seconds")]
-
-    def _client(self) -> MlflowClient:
-        return MlflowClient(f"sqlite:///{self.root}/mlflow.db")
+    def trials(self) -> list[tuple[Run, list[float]]]:
+        """Return the MLflow run of each trial, and the seconds that each of its epochs took, with its evaluation."""
+        client = MlflowClient(f"sqlite:///{self.root}/mlflow.db")
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        runs = client.search_runs(experiments, f"tags.{KIND} = '{TRIAL}'", max_results=1000)
+        return [(run, [metric.value for metric in client.get_metric_history(run.info.run_id, EPOCH_SECONDS)]) for run in runs]
 
 
 @contextmanager
@@ -103,7 +97,7 @@ def measure_notebook_against_project() -> Json:
 def _measure_notebook() -> Json:
     """Run the notebook's trainings for a few epochs, and scale the seconds to all of its epochs."""
     epochs, said = load_parameters(ROOT / "params.yaml").trial.epochs, []
-    command = [sys.executable, "-m", "benchmarks.contenders.notebook_job", str(NOTEBOOK_EPOCHS)]
+    command = [sys.executable, "-c", f"from benchmarks.contenders.notebook import train_all; train_all({NOTEBOOK_EPOCHS})"]
     seconds = time_action(lambda: said.append(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout))
     trainings = json.loads(said[0].splitlines()[-1])
     start_up = seconds - sum(sum(training["epoch_s"]) for training in trainings)
@@ -115,60 +109,44 @@ def _measure_notebook() -> Json:
 
 def measure_full_run(evaluation_seconds: Mapping[str, float]) -> Json:
     """Time a full `dvc repro` part by part, download included. `evaluation_seconds`: of one evaluation, by normalization."""
-    with _timed_clone(with_data=False) as clone:
-        with _peak_memory_of_workers() as peak_gb:
-            seconds = clone.seconds("dvc", "repro", "--force")  # otherwise DVC would take the report from git as it is
-        parts = split_into_parts(clone, seconds, evaluation_seconds)
+    peak_gb = 0.0
+    with _timed_clone(with_data=False) as clone, ThreadPoolExecutor(1) as thread:
+        run = thread.submit(clone.seconds, "dvc", "repro", "--force")  # otherwise DVC would take the report from git as it is
+        while wait([run], timeout=0.5).not_done:
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):  # it has ended
+                    if "multiprocessing.forkserver" in " ".join(process.cmdline()):  # a fork server, or a worker of it
+                        peak_gb = max(peak_gb, process.memory_info().rss / 1e9)
+        seconds, trials = run.result(), clone.trials()
+        parts = split_into_parts(seconds, clone.stages(), trials, evaluation_seconds)
         noop = [clone.seconds("dvc", "repro") for _ in range(NOOP_REPEATS)]
-        full = {"seconds": seconds, "trials": len(clone.trial_runs()), "parts": parts, "worker_peak_gb": peak_gb[0]}
+    full = {"seconds": seconds, "trials": len(trials), "parts": parts, "worker_peak_gb": peak_gb}
     return {"full_repro": full, "noop_repro_s": spread(noop)}
 
 
-@contextmanager
-def _peak_memory_of_workers() -> Iterator[list[float]]:
-    """Watch the fork servers below this process and their workers. The list holds their highest resident memory in GB."""
-    peak_gb, over = [0.0], threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.5):
-            for process in psutil.Process().children(recursive=True):
-                try:
-                    if "multiprocessing.forkserver" in " ".join(process.cmdline()):
-                        peak_gb[0] = max(peak_gb[0], process.memory_info().rss / 1e9)
-                except psutil.Error:
-                    continue  # it has ended
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield peak_gb
-    finally:
-        over.set()
-        watcher.join()
-
-
-def split_into_parts(clone: TimedClone, seconds: float, evaluation_seconds: Mapping[str, float]) -> dict[str, float]:
+def split_into_parts(
+    seconds: float, stages: list[Stage], trials: list[tuple[Run, list[float]]], evaluation_seconds: Mapping[str, float]
+) -> dict[str, float]:
     """Split the seconds of a full run into parts that add up to it."""
-    runs, stages, workers = clone.trial_runs(), clone.stages(), worker_count()
+    workers = worker_count()
     parts = dict.fromkeys((*STAGE_PARTS.values(), "start-up", "idle workers", "MLflow models and results"), 0.0)
+    spans = [(run.info.start_time / 1e3, run.info.end_time / 1e3) for run, _ in trials]
     for module, began, ended in stages:
         if module in STAGE_PARTS:
             parts[STAGE_PARTS[module]] += ended - began
             continue
-        spans = [(run.info.start_time / 1e3, run.info.end_time / 1e3) for run in runs if began <= run.info.start_time / 1e3 < ended]
-        first, last = (min(start for start, _ in spans), max(end for _, end in spans)) if spans else (ended, ended)
+        inside = [span for span in spans if began <= span[0] < ended]
+        first, last = min((start for start, _ in inside), default=ended), max((end for _, end in inside), default=ended)
         parts["start-up"] += first - began
-        parts["idle workers"] += (last - first) - sum(end - start for start, end in spans) / workers
+        parts["idle workers"] += (last - first) - sum(end - start for start, end in inside) / workers
         parts["MLflow models and results"] += ended - last
-    epochs = {run.info.run_id: clone.epoch_seconds(run) for run in runs}
-    in_epochs = sum(map(sum, epochs.values()))
-    evaluation = sum(len(epochs[run.info.run_id]) * evaluation_seconds[run.data.params["normalization"]] for run in runs)
-    lasted = sum(run.info.end_time - run.info.start_time for run in runs) / 1e3
+    in_epochs = sum(sum(epochs) for _, epochs in trials)
+    evaluation = sum(len(epochs) * evaluation_seconds[run.data.params["normalization"]] for run, epochs in trials)
     return {
         **parts,
         "training": (in_epochs - evaluation) / workers,
         "evaluation each epoch": evaluation / workers,
-        "opening and closing trials": (lasted - in_epochs) / workers,
+        "opening and closing trials": (sum(end - start for start, end in spans) - in_epochs) / workers,
         "DVC": seconds - sum(ended - began for _, began, ended in stages),
     }
 
@@ -209,7 +187,7 @@ def measure_precision() -> list[Json]:
 def measure_instruction_sets() -> Json:
     """Train both of the notebook's networks with each set of instructions, and compare every epoch with that of all instructions."""
     rows: list[Json] = []
-    reference: Json = {}
+    reference: dict[str, pd.DataFrame] = {}
     with _timed_clone() as clone:
         clone.change("studies", "train", "seeds", to=[0])
         for setting, variables in INSTRUCTION_SETS.items():
@@ -220,19 +198,15 @@ def measure_instruction_sets() -> Json:
                 history = pd.read_csv(results / "history.csv")
                 difference = largest_difference(history, reference.setdefault(arm, history))
                 weights = sha256_of(results / "weights/seed-0.weights.h5")
-                row = {"setting": setting, "arm": arm, "normalization": normalization, "weights": weights}
-                rows.append({**row, "largest_difference": difference})
-    differences = pd.DataFrame([row["largest_difference"] for row in rows]).max()
-    return {
-        "epochs": load_parameters(ROOT / "params.yaml").trial.epochs,
-        "settings": INSTRUCTION_SETS,
-        "trainings": rows,
-        "largest_difference": {str(metric): float(value) for metric, value in differences.items()},
-    }
+                described = {"setting": setting, "arm": arm, "normalization": normalization, "weights": weights}
+                rows.append({**described, "largest_difference": difference})
+    epochs = load_parameters(ROOT / "params.yaml").trial.epochs
+    differences = pd.DataFrame([row["largest_difference"] for row in rows]).max().to_dict()
+    return {"epochs": epochs, "settings": INSTRUCTION_SETS, "trainings": rows, "largest_difference": differences}
 
 
 def largest_difference(history: pd.DataFrame, reference: pd.DataFrame) -> dict[str, float]:
     """Return the largest absolute difference of each metric over all epochs."""
     metrics = history.columns.difference(["arm", "batch_size", "seed", "epoch"], sort=False)
-    differences = (history[metrics] - reference[metrics]).abs().max()
-    return {str(name): float(value) for name, value in differences.items()}
+    differences: dict[str, float] = (history[metrics] - reference[metrics]).abs().max().to_dict()
+    return differences

@@ -25,12 +25,13 @@ from unittest import mock
 import pandas as pd
 import requests
 import sqlalchemy
-from sqlalchemy import Engine, Table, case, func, insert, select, true
+from sqlalchemy import Engine, case, func, insert, select, true
 
-from benchmarks.measure import ROOT, Json, describe_environment, measure_machine, spread, time_action, write_results
+from benchmarks.measure import ROOT, Json, commit, describe_environment, spread, time_action, write_results
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 from pipeline.common.loopback import HOST
+from pipeline.tracking import names
 from pipeline.tracking import store as tracking
 from pipeline.tracking.ledger import Ledger
 from pipeline.tracking.provenance import stage_tags
@@ -51,62 +52,7 @@ SECONDS_TO_START, SECONDS_TO_STOP = 180, 90
 def main() -> None:
     """Measure both stores and write ledger.json."""
     argparse.ArgumentParser(prog="python -m benchmarks.ledger", description=__doc__).parse_args()
-    write_results(RESULTS, {"machine": measure_machine(), **measure(RUNS, REPEATS)})
-
-
-def measure(runs: Sequence[int], repeats: int) -> Json:
-    """Measure both stores at each number of runs, ascending. Seconds and trials per second are medians with their spread.
-
-    Raises:
-        PipelineError: The shared server does not start.
-    """
-    results: Json = {"environment": describe_environment(), "made_by": made_by(), "reads": [], "writes": []}
-    for open_store, version in ((shared_store, "SHOW server_version"), (sqlite_store, "SELECT sqlite_version()")):
-        with open_store() as store, tempfile.TemporaryDirectory(prefix="trial-") as folder:
-            with store.database.connect() as connection:
-                results["environment"][store.name] = str(connection.execute(sqlalchemy.text(version)).scalar_one())
-            trial = _Trial(Path(folder))
-            results["reads"] += _measure_reads(store, trial, runs, repeats)
-            for epochs in ("one by one", "together"):
-                print(f"writing to {store.name}, epochs {epochs}", file=sys.stderr)
-                write = partial(trial.log, Ledger(), together=epochs == "together")
-                seconds = [sum(time_action(write) for _ in range(TRIALS)) for _ in range(repeats)]
-                rate = spread([TRIALS / each for each in seconds])
-                results["writes"].append({"store": store.name, "runs": runs[-1], "epochs": epochs, "trials_per_s": rate})
-            store.database.dispose()
-    return results
-
-
-def made_by() -> dict[str, str]:
-    """Return the commit that measures, and whether files differ from it."""
-    tags = stage_tags()
-    return {"commit": tags.get("mlflow.source.git.commit", "")[:7], "dirty": tags.get("git.dirty", "")}
-
-
-def _write_random_weights(path: Path) -> None:
-    path.write_bytes(secrets.token_bytes(WEIGHTS_BYTES))
-
-
-class _Trial:
-    """A committed trial that is logged again and again, with random weights."""
-
-    def __init__(self, folder: Path) -> None:
-        self._config = load_parameters(ROOT / "params.yaml").trial_config("batch_norm", {}, seed=0)
-        table = pd.read_csv(ROOT / "reports/notebook/history.csv").query("study == 'train' and arm == 'batch_norm' and seed == 0")
-        history = table.drop(columns=["study", "arm", "batch_size", "seed"]).dropna(axis="columns")
-        self._epochs = [({str(name): value for name, value in row.items()}, 1.0) for row in history.to_dict("records")]
-        self._result = TrialResult(folder / "result")
-        save_result(self._result, history, _write_random_weights)
-        self._tags = {"arm": "batch_norm", "study": "written", "data_md5": "0" * 32, "code": "0" * 64, **stage_tags()}
-
-    def log(self, ledger: Ledger, *, together: bool) -> str:
-        """Log it as a study's driver does, its epochs one by one or together. Return the run's id."""
-        tags = {"trial_key": secrets.token_hex(32), **self._tags}
-        run_id = ledger.start("batch_norm-b64-s0", self._config, tags, "A trial of the benchmark.")
-        for epochs in [self._epochs] if together else [[epoch] for epoch in self._epochs]:
-            ledger.log_epochs(run_id, epochs)
-        ledger.finish(run_id, self._result)
-        return run_id
+    write_results(RESULTS, measure(RUNS, REPEATS))
 
 
 @dataclass(frozen=True)
@@ -128,11 +74,57 @@ class Store:
             self.execute("VACUUM ANALYZE")
 
 
-def _measure_reads(store: Store, trial: _Trial, runs: Sequence[int], repeats: int) -> Iterator[Json]:
+def measure(runs: Sequence[int], repeats: int) -> Json:
+    """Measure both stores at each number of runs, ascending. Seconds and trials per second are medians with their spread.
+
+    Raises:
+        PipelineError: The shared server does not start.
+    """
+    results: Json = {"environment": describe_environment(), "made_by": commit(), "reads": [], "writes": []}
+    for open_store, version in ((shared_store, "SHOW server_version"), (sqlite_store, "SELECT sqlite_version()")):
+        with open_store() as store, tempfile.TemporaryDirectory(prefix="trial-") as folder:
+            with store.database.connect() as connection:
+                results["environment"][store.name] = str(connection.execute(sqlalchemy.text(version)).scalar_one())
+            log_trial = _make_trial(Path(folder))
+            results["reads"] += _measure_reads(store, log_trial(together=True), runs, repeats)
+            for epochs in ("one by one", "together"):
+                print(f"writing to {store.name}, epochs {epochs}", file=sys.stderr)
+                write = partial(log_trial, together=epochs == "together")
+                rate = spread([TRIALS / sum(time_action(write) for _ in range(TRIALS)) for _ in range(repeats)])
+                results["writes"].append({"store": store.name, "runs": runs[-1], "epochs": epochs, "trials_per_s": rate})
+            store.database.dispose()
+    return results
+
+
+def _make_trial(folder: Path) -> Callable[..., str]:
+    """Return a function that logs a committed trial as a study's driver does, with random weights, and returns the run's id.
+
+    It logs the epochs one by one or `together`.
+    """
+    ledger, config = Ledger(), load_parameters(ROOT / "params.yaml").trial_config("batch_norm", {}, seed=0)
+    table = pd.read_csv(ROOT / "reports/notebook/history.csv").query("study == 'train' and arm == 'batch_norm' and seed == 0")
+    history = table.drop(columns=["study", "arm", "batch_size", "seed"]).dropna(axis="columns")
+    every_epoch = [({str(name): value for name, value in row.items()}, 1.0) for row in history.to_dict("records")]
+    result = TrialResult(folder / "result")
+    save_result(result, history, lambda path: path.write_bytes(secrets.token_bytes(WEIGHTS_BYTES)))
+    described = {names.ARM: "batch_norm", names.STUDY: "written", names.DATA_MD5: "0" * 32, names.CODE: "0" * 64, **stage_tags()}
+
+    def log_trial(*, together: bool) -> str:
+        tags = {names.TRIAL_KEY: secrets.token_hex(32), **described}
+        run_id = ledger.start("batch_norm-b64-s0", config, tags, "A trial of the benchmark.")
+        for epochs in [every_epoch] if together else [[epoch] for epoch in every_epoch]:
+            ledger.log_epochs(run_id, epochs)
+        ledger.finish(run_id, result)
+        return run_id
+
+    return log_trial
+
+
+def _measure_reads(store: Store, pattern: str, runs: Sequence[int], repeats: int) -> Iterator[Json]:
+    """Fill the store with copies of a run, and measure what the ledger reads there without and with indexes."""
     ledger, numbers = Ledger(), count()
-    pattern = trial.log(ledger, together=True)
     with tempfile.TemporaryDirectory(prefix="report-") as folder:
-        ledger.log_report(Path(folder), {"val_accuracy": 0.5})
+        ledger.log_report(Path(folder), {names.VAL_ACCURACY: 0.5})
 
     def find(keys: int, among: int) -> None:
         # Spread over all runs, and never the same keys twice.
@@ -150,13 +142,12 @@ def _measure_reads(store: Store, trial: _Trial, runs: Sequence[int], repeats: in
                 "open_s": Ledger,
                 "find_1_s": partial(find, 1, last),
                 f"find_{KEYS}_s": partial(find, KEYS, last),
-                "newest_run_s": partial(ledger.newest_run, "report"),
+                "newest_run_s": partial(ledger.newest_run, names.REPORT),
                 "study_s": partial(ledger.finished_trials, STUDY),
             }
             # A sqlite store gets its indexes when it is opened.
             with nullcontext() if indexes else mock.patch.object(tracking, "INDEXES", ()):
-                seconds = {name: [time_action(action) for _ in range(repeats + 1)][1:] for name, action in actions.items()}
-            found = {name: spread(values) for name, values in seconds.items()}
+                found = {name: spread([time_action(action) for _ in range(repeats + 1)][1:]) for name, action in actions.items()}
             yield {"store": store.name, "runs": last, "indexes": indexes, **found}
 
 
@@ -187,10 +178,9 @@ def shared_store() -> Iterator[Store]:
         here = {name: os.environ[name] for name in ("HOME", "PATH") if name in os.environ}
         said, address = folder / "said", f"http://{HOST}:{port}"
         command = ["setpriv", "--pdeathsig", "TERM", str(ROOT / "deploy/server")]  # it ends with this process, however that ends
-        with said.open("w") as output:
-            server = subprocess.Popen(
-                command, env=here | settings | hidden, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-            )
+        server = subprocess.Popen(
+            command, env=here | settings | hidden, stdout=said.open("w"), stderr=subprocess.STDOUT, start_new_session=True
+        )
         stack.callback(server.wait, SECONDS_TO_STOP)
         stack.callback(server.terminate)
         deadline, answers = time.monotonic() + SECONDS_TO_START, False
@@ -226,31 +216,36 @@ def copy_run(database: Engine, run_id: str, first: int, last: int) -> None:
     MLflow itself would take hours.
     """
     keys = [key_of(number) for number in range(first, last)]
-    ids = [hashlib.md5(key.encode(), usedforsecurity=False).hexdigest() for key in keys]
-    studies = [STUDY if number < STUDY_TRIALS else f"other_{number % OTHER_STUDIES}" for number in range(first, last)]
-    times = range(first * 60_000, last * 60_000, 60_000)
+    table = pd.DataFrame(
+        {
+            "run_id": [hashlib.md5(key.encode(), usedforsecurity=False).hexdigest() for key in keys],
+            "trial_key": keys,
+            "study": [STUDY if number < STUDY_TRIALS else f"other_{number % OTHER_STUDIES}" for number in range(first, last)],
+            "start_time": range(first * 60_000, last * 60_000, 60_000),
+        }
+    )
     with database.begin() as connection:
-        table = pd.DataFrame({"run_id": ids, "trial_key": keys, "study": studies, "start_time": times})
         table.to_sql("copies", connection, index=False)
         metadata = sqlalchemy.MetaData()
         metadata.reflect(connection, only=["runs", "tags", "params", "latest_metrics", "inputs", "copies"])
-        tables, copies = metadata.tables, metadata.tables["copies"].c
-        tags, inputs, run_uuid = tables["tags"], tables["inputs"], {"run_uuid": copies.run_id}
-        own_tags = case((tags.c.key == "trial_key", copies.trial_key), (tags.c.key == "study", copies.study), else_=tags.c.value)
-        input_id = func.substr(copies.run_id, 1, 24).concat(func.substr(inputs.c.input_uuid, 1, 8))
-        own_columns: dict[Table, dict[str, Any]] = {  # what a copy has of its own in each table
-            tables["runs"]: {**run_uuid, "start_time": copies.start_time, "end_time": copies.start_time},
-            tags: {**run_uuid, "value": own_tags},
-            tables["params"]: run_uuid,
-            tables["latest_metrics"]: run_uuid,
-            inputs: {"destination_id": copies.run_id, "input_uuid": input_id},
+        copies = metadata.tables["copies"].c
+        tags, inputs, run_uuid = metadata.tables["tags"].c, metadata.tables["inputs"].c, {"run_uuid": copies.run_id}
+        own_tags = case((tags.key == names.TRIAL_KEY, copies.trial_key), (tags.key == names.STUDY, copies.study), else_=tags.value)
+        input_id = func.substr(copies.run_id, 1, 24).concat(func.substr(inputs.input_uuid, 1, 8))
+        own_columns: dict[str, dict[str, Any]] = {  # what a copy has of its own in each table
+            "runs": {**run_uuid, "start_time": copies.start_time, "end_time": copies.start_time},
+            "tags": {**run_uuid, "value": own_tags},
+            "params": run_uuid,
+            "latest_metrics": run_uuid,
+            "inputs": {"destination_id": copies.run_id, "input_uuid": input_id},
         }
-        for copied, own in own_columns.items():
-            owner = copied.c.destination_id if copied is inputs else copied.c.run_uuid
+        for name, own in own_columns.items():
+            copied = metadata.tables[name]
             columns = [own.get(column.name, column) for column in copied.c]
-            rows = select(*columns).select_from(copied.join(tables["copies"], true())).where(owner == run_id).order_by(copies.start_time)
-            connection.execute(insert(copied).from_select([column.name for column in copied.c], rows))
-        tables["copies"].drop(connection)
+            owner = copied.c["destination_id" if name == "inputs" else "run_uuid"]
+            rows = select(*columns).select_from(copied.join(metadata.tables["copies"], true())).where(owner == run_id)
+            connection.execute(insert(copied).from_select([column.name for column in copied.c], rows.order_by(copies.start_time)))
+        metadata.tables["copies"].drop(connection)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What every benchmark shares: medians with their spread, the machine and its environment, files of results."""
 
 import json
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -60,6 +61,12 @@ def describe_environment() -> Json:
     """Return processor, versions, cores and memory (GB) of this machine."""
     memory = round(psutil.virtual_memory().total / 1e9, 1)
     return {**computing_environment(), "mlflow": version("mlflow"), "cores": worker_count(), "memory_gb": memory}
+
+
+def commit() -> str:
+    """Return the commit that measures, with `-dirty` if files that are in git differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def write_results(path: Path, results: Json) -> None:

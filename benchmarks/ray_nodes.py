@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -36,13 +35,15 @@ class Node:
                 return
         raise PipelineError(f"a Ray node did not start; the end of its log: {said[-1000:]}")
 
-    def trial_workers(self) -> list[psutil.Process]:
-        """Return the processes that execute trials."""
-        return [process for process in self._processes() if _title(process).startswith("ray::trial")]
+    def processes(self) -> list[psutil.Process]:
+        """Return all that it has started."""
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(self._process.pid).children(recursive=True)
+        return []
 
     def kill(self) -> None:
         """Kill all of its processes at once, as a power cut does."""
-        doomed = self._processes()
+        doomed = self.processes()
         self._process.kill()
         for process in doomed:
             with suppress(psutil.NoSuchProcess):
@@ -50,22 +51,11 @@ class Node:
         self._process.wait()
         psutil.wait_procs(doomed, timeout=30)
 
-    def _processes(self) -> list[psutil.Process]:
-        with suppress(psutil.NoSuchProcess):
-            return psutil.Process(self._process.pid).children(recursive=True)
-        return []
-
-
-def _title(process: psutil.Process) -> str:
-    with suppress(psutil.Error):
-        return " ".join(process.cmdline())
-    return ""
-
 
 class RayNodes:
     """A head and further nodes, which can be killed one by one."""
 
-    def __init__(self, folder: Path, cpus: int) -> None:
+    def __init__(self, folder: str, cpus: int) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.address = f"127.0.0.1:{port}"
@@ -77,21 +67,14 @@ class RayNodes:
         self.nodes.append(Node(f"--address={self.address}", cpus=cpus, **environment))
         return self.nodes[-1]
 
-    def trial_workers(self) -> list[psutil.Process]:
-        """Return the processes of all nodes that execute trials."""
-        return [worker for node in self.nodes for worker in node.trial_workers()]
-
 
 @contextmanager
 def ray_nodes(cpus: int = 1) -> Iterator[RayNodes]:
     """Start a head, in a folder whose path is short enough for sockets. Kill every node afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
-    try:
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
         cluster = RayNodes(folder, cpus)
         try:
             yield cluster
         finally:
             for node in reversed(cluster.nodes):
                 node.kill()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

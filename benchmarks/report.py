@@ -1,21 +1,20 @@
-"""Write benchmarks/README.md and its figures from benchmarks/results.json. The same results give the same bytes."""
+"""Write benchmarks/README.md and its figure from benchmarks/results.json. The same results give the same bytes."""
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import UndefinedError
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
-from benchmarks.figures import LABELS, best, by_growth, contender_label, growth, images_per_s, parts, plain
 from benchmarks.measure import Json
 from benchmarks.steps import PEERS, REFERENCE_BATCH_SIZE
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 from pipeline.pages.generated import FIGURES, check_files, update_page, write_files
-from pipeline.pages.plotting import draw
+from pipeline.pages.plotting import ARM_COLOURS, LEVEL_COLOURS, draw, label_ends
 from pipeline.pages.rendering import make_environment
 
 FOLDER = Path("benchmarks")
@@ -27,19 +26,28 @@ REMEDY = "run `python -m benchmarks.report`"
 MEASURE = "make bench"
 SECTIONS = ("machine", "steps", "floor", "whole_jobs", "growth", "precision", "precision_steps", "instruction_sets")
 REFERENCE_NORMALIZATION = "batch"
+LABELS = {"none": "no BN", "batch": "BN"}
+# A contender has the same colour and marker, whichever others were measured.
+CONTENDERS = {
+    "project": ("this project", ARM_COLOURS[0], "o"),
+    "notebook": ("notebook", ARM_COLOURS[3], "s"),
+    "pytorch_eager": ("PyTorch eager", LEVEL_COLOURS[2], "^"),
+    "pytorch_compile": ("PyTorch compile", ARM_COLOURS[1], "v"),
+    "jax_scan": ("JAX scan", LEVEL_COLOURS[0], "D"),
+}
 
 
 def main() -> None:
     """Write the report, or with --check only compare."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 if page, figures and README are not what results.json gives"
+        "--check", action="store_true", help="write nothing; exit 1 if page, figure and README are not what results.json gives"
     )
     write_report(check=parser.parse_args().check)
 
 
 def write_report(*, check: bool = False) -> None:
-    """Write page, figures and the README's headline figures from results.json; with `check`, only compare.
+    """Write page, figure and the README's headline figures from results.json; with `check`, only compare.
 
     Raises:
         PipelineError: results.json cannot be read, or with `check`, something is not what it gives.
@@ -77,43 +85,91 @@ def make_report(results: Json) -> dict[str, str]:
         PipelineError: The results do not have the layout that the benchmarks write.
     """
     try:
-        return {"README.md": render("README.md.jinja", results), **draw_figures(results)}
+        page = {"README.md": render("README.md.jinja", results)}
+        return page | ({f"{FIGURES}/images_per_s.svg": draw(images_per_s, results["steps"])} if results.get("steps") else {})
     except (AttributeError, KeyError, TypeError, UndefinedError) as error:
         fault = f"{type(error).__name__}: {error}"
         raise PipelineError(f"{RESULTS}: not as the benchmarks write it ({fault}); run `{MEASURE}` again") from error
 
 
-def draw_figures(results: Json) -> dict[str, str]:
-    """Draw as SVG what was measured, by path below benchmarks."""
-    full_run = (results.get("whole_jobs") or {}).get("full_repro")
-    builders: dict[str, tuple[Callable[..., Figure], Any]] = {
-        "images_per_s": (images_per_s, results.get("steps")),
-        "full_run": (parts, full_run),
-        "growth": (growth, results.get("growth")),
-    }
-    return {f"{FIGURES}/{name}.svg": draw(build, measured) for name, (build, measured) in builders.items() if measured}
+def images_per_s(steps: Sequence[Json]) -> Figure:
+    """Draw images/s of the whole machine by batch size, without and with BN, each contender at its best set-up."""
+    figure = Figure(figsize=(8.2, 3.6))
+    panels = figure.subplots(1, 2, sharey=True)
+    all_sizes, all_speeds = sorted({step["batch_size"] for step in steps}), [step["images_per_s"]["median"] for step in steps]
+    for axes, (normalization, label) in zip(panels, LABELS.items(), strict=True):
+        measured, ends = [step for step in steps if step["normalization"] == normalization], []
+        for contender in dict.fromkeys(step["contender"] for step in measured):
+            name, colour, marker = CONTENDERS[contender]
+            sizes = sorted({step["batch_size"] for step in measured if step["contender"] == contender})
+            speeds = [step["images_per_s"] for size in sizes if (step := best(measured, contender, size, normalization))]
+            axes.vlines(sizes, [speed["min"] for speed in speeds], [speed["max"] for speed in speeds], color=colour, linewidth=1)
+            axes.plot(sizes, [speed["median"] for speed in speeds], color=colour, marker=marker, markersize=4, linewidth=1.6)
+            ends.append((speeds[-1]["median"], name, colour))
+        axes.set_xscale("log", base=2)  # both axes logarithmic: equal ratios look equal at every batch size
+        axes.set_xticks(all_sizes, [str(size) for size in all_sizes])
+        axes.set_yscale("log")
+        axes.set_ylim(min(all_speeds) / 1.3, max(all_speeds) * 1.8)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:.0f}")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_locator(NullLocator())
+        axes.set(title=label, xlabel="batch size")
+        label_ends(axes, ends)
+    panels[0].set_ylabel("images/s of the whole machine")
+    return figure
+
+
+def best(steps: Sequence[Json], contender: str, batch_size: int, normalization: str) -> Json | None:
+    """Return the set-up of a contender with the most images/s, or None if it was not measured."""
+    wanted = (contender, batch_size, normalization)
+    found = [step for step in steps if (step["contender"], step["batch_size"], step["normalization"]) == wanted]
+    return max(found, key=lambda step: step["images_per_s"]["median"], default=None)
 
 
 def render(template: str, results: Json) -> str:
     """Fill a template. What was not measured is None there, and a name that nothing defines is an error."""
-    counts = sorted(_counts(results))
+    counts = sorted(set(_counts(results)))
     words = {
         "best": best,
         "by_growth": by_growth(results.get("growth") or []),
         "labels": LABELS,
+        "names": {contender: name for contender, (name, _, _) in CONTENDERS.items()},
         "reference_size": REFERENCE_BATCH_SIZE,
         "rounds": " to ".join(map(str, dict.fromkeys([*counts[:1], *counts[-1:]]))) or "0",
     }
-    environment = make_environment(TEMPLATES, filters=[plain, cell, setup, contender_label, accuracy_points])
+    environment = make_environment(TEMPLATES, filters=[plain, cell])
     return environment.get_template(template).render({**dict.fromkeys(SECTIONS), **results, **words})
 
 
-def _counts(node: object) -> set[int]:
-    """Return the numbers of rounds that the medians are over."""
+def _counts(node: object) -> Iterator[int]:
+    """Yield the numbers of rounds that the medians are over."""
     if isinstance(node, dict) and {"median", "n"} <= node.keys():
-        return {node["n"]}
-    children: Sequence[object] = list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
-    return {count for child in children for count in _counts(child)}
+        yield node["n"]
+    elif isinstance(node, dict | list):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from _counts(child)
+
+
+def by_growth(points: Sequence[Json]) -> dict[str, list[Json]]:
+    """Return the points of each quantity that grows, in order, with the seconds that one unit and one more unit take.
+
+    More workers should divide the seconds. So a worker's cost is seconds × workers, and the seconds of one more mean nothing.
+    """
+    curves: dict[str, list[Json]] = {point["what"]: [] for point in points}
+    for point in sorted(points, key=lambda point: point["value"]):
+        value, seconds, curve, divides = point["value"], point["seconds"], curves[point["what"]], point["what"] == "workers"
+        added = None if divides or not curve else (seconds - curve[-1]["seconds"]) / (value - curve[-1]["value"])
+        curve.append({**point, "per_unit": seconds * value if divides else seconds / value, "per_added": added})
+    return curves
+
+
+def plain(value: float | None, like: float | None = None) -> str:
+    """Write a number with three or four digits: as many decimals as suit its size, or that of `like`. None is a dash."""
+    if value is None:
+        return "–"
+    size = abs(float(value if like is None else like))  # float, because its error names what a template lacks
+    return f"{value:.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3}f}"
 
 
 def cell(measured: Json | float | None) -> str:
@@ -122,21 +178,6 @@ def cell(measured: Json | float | None) -> str:
         return plain(measured)
     median, low, high = (plain(measured[name], like=measured["median"]) for name in ("median", "min", "max"))
     return f"{median} ({low}–{high})"
-
-
-def setup(step: Json) -> str:
-    """Write processes × threads of each."""
-    return f"{step['processes']}×{step['threads']}"
-
-
-def accuracy_points(difference: float) -> str:
-    """Write a difference of accuracies in percentage points."""
-    return f"{100 * difference:.2f} points"
-
-
-def quick_report(steps: list[Json], floor: list[Json]) -> str:
-    """Write in Markdown what a short run measured."""
-    return render("quick.md.jinja", {"steps": steps, "floor": floor, "ratios": ratios({"steps": steps, "floor": floor})})
 
 
 def ratios(results: Json) -> dict[str, float]:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -97,8 +98,7 @@ def read_trials(root: Path = Path()) -> tuple[pd.DataFrame, list[CommittedTrial]
     return pd.concat(histories, ignore_index=True), trials
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """What came of comparing a committed trial with a training of the same. `environment` lists what was different there."""
 
     trial: CommittedTrial
@@ -168,12 +168,12 @@ def compare_histories(committed: pd.DataFrame, rebuilt: pd.DataFrame, tolerances
         One row per trial, epoch and metric, with both values, their difference, the tolerance and the verdict.
     """
     chosen = committed.merge(rebuilt[TRIAL].drop_duplicates())
-    both = _long(chosen).merge(_long(rebuilt), on=[*EPOCH, "metric"], how="outer", suffixes=("_committed", "_rebuilt"), indicator=True)
-    both = both.rename(columns={"value_committed": "committed", "value_rebuilt": "rebuilt"})
+    ours, theirs = _long(chosen).rename(columns={"value": "committed"}), _long(rebuilt).rename(columns={"value": "rebuilt"})
+    both = ours.merge(theirs, on=[*EPOCH, "metric"], how="outer", indicator=True)
     both = both.merge(tolerances, on=CELL_EPOCH, how="left") if tolerances is not None else both.assign(tolerance=0.0)
     both["tolerance"] = both["tolerance"].fillna(0.0)
     both["difference"] = both["rebuilt"] - both["committed"]
-    both["verdict"] = [judge(*values) for values in both[["committed", "rebuilt", "tolerance"]].itertuples(index=False)]
+    both["verdict"] = list(map(judge, both["committed"], both["rebuilt"], both["tolerance"]))
     both.loc[both["_merge"] != "both", "verdict"] = DRIFT
     return both.drop(columns="_merge")
 

@@ -10,13 +10,13 @@ from urllib.parse import unquote, urlsplit
 from mlflow import MlflowClient
 
 from checks.clone import copy_work_tree, shrink_to_synthetic_data
-from checks.lock import CLAIMS_PIPELINE, PIPELINES, built_pipelines, outputs, read_lock
+from checks.lock import CLAIMS_PIPELINE, PIPELINES, locked_md5, outputs, read_lock
 from pipeline.common.errors import PipelineError
 from pipeline.common.files import sha256_of
+from pipeline.tracking import names
 
 TIMED = "timing"
-MEASURED_TIME = "epoch_seconds"
-TAGS = ("arm", "study", "trial_key", "data_md5", "kind", "dvc.stage")
+TAGS = (names.ARM, names.STUDY, names.TRIAL_KEY, names.DATA_MD5, names.KIND, names.DVC_STAGE)
 
 
 def check_two_builds() -> None:
@@ -43,23 +43,21 @@ def check_two_builds() -> None:
 
 def unlike_outputs(first: Path, second: Path) -> list[str]:
     """Name each output whose hash in a lock is not the same in both folders."""
-    locks = [[read_lock(root, pipeline) for pipeline in built_pipelines(root)] for root in (first, second)]
-    hashes = [{path: entry["md5"] for lock in of_root for path, entry in outputs(lock).items()} for of_root in locks]
+    hashes = [locked_md5(root) for root in (first, second)]
     return [f"output {path}" for path in sorted(hashes[0].keys() | hashes[1].keys()) if hashes[0].get(path) != hashes[1].get(path)]
 
 
 def unlike_runs(first: Path, second: Path) -> list[str]:
     """Name each run that is not in both folders' stores with the same parameters, metrics, tags and files."""
     stores = [Counter(_describe_runs(root)) for root in (first, second)]
-    unlike = (stores[0] - stores[1]) + (stores[1] - stores[0])
-    return sorted({f"run {json.loads(described)['name']}" for described in unlike})
+    return sorted({f"run {json.loads(described)['name']}" for described in (stores[0] - stores[1]) + (stores[1] - stores[0])})
 
 
 def _describe_runs(root: Path) -> list[str]:
     """Return everything about each run but when, where and how fast it was made."""
     client, described = MlflowClient(f"sqlite:///{root}/mlflow.db"), []
     for run in client.search_runs([experiment.experiment_id for experiment in client.search_experiments()], max_results=1000):
-        histories = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics if name != MEASURED_TIME}
+        histories = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics if name != names.EPOCH_SECONDS}
         artifacts = Path(unquote(urlsplit(run.info.artifact_uri).path))
         description = {
             "name": run.info.run_name,

@@ -4,7 +4,6 @@ import argparse
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 from checks.lock import outputs, read_lock
 from pipeline.common.command import run
@@ -21,14 +20,10 @@ CLAIMS = "claims/"  # begins the name of a claims' result
 def main() -> None:
     """Gather what the stages noted, results that were made in the same environment together."""
     argparse.ArgumentParser(prog="python -m checks.environment", description=__doc__).parse_args()
-    groups: list[dict[str, Any]] = []
-    for made in _locked_md5(Path()):
-        environment = json.loads((NOTED / f"{made}.json").read_text(encoding="utf-8"))
-        same = [group["made"] for group in groups if group["environment"] == environment]
-        if same:
-            same[0].append(made)
-        else:
-            groups.append({"environment": environment, "made": [made]})
+    made_in: dict[str, list[str]] = {}
+    for made in _noted_md5(Path()):
+        made_in.setdefault((NOTED / f"{made}.json").read_text(encoding="utf-8"), []).append(made)
+    groups = [{"environment": json.loads(environment), "made": made} for environment, made in made_in.items()]
     with replacing(COMMITTED) as temporary:
         temporary.write_text(json.dumps(groups, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -57,14 +52,16 @@ def check_environments(root: Path = Path()) -> None:
         PipelineError: One is not the one that the stage noted; it is named.
     """
     committed = {
-        made: as_text(environment).encode() for made, environment in read_environments(root).items() if not made.startswith(CLAIMS)
+        made: hashlib.md5(as_text(environment).encode(), usedforsecurity=False).hexdigest()
+        for made, environment in read_environments(root).items()
+        if not made.startswith(CLAIMS)
     }
-    noted, locked = {made: hashlib.md5(text, usedforsecurity=False).hexdigest() for made, text in committed.items()}, _locked_md5(root)
-    if unlike := sorted(made for made in noted.keys() | locked.keys() if noted.get(made) != locked.get(made)):
+    if unlike := sorted({made for made, _ in committed.items() ^ _noted_md5(root).items()}):
         raise PipelineError(f"{COMMITTED}: {', '.join(unlike)}: not the environment that dvc.lock knows of; run `make repro`")
 
 
-def _locked_md5(root: Path) -> dict[str, str]:
+def _noted_md5(root: Path) -> dict[str, str]:
+    """Return what dvc.lock has as the MD5 of each environment that a stage noted, by the result's name."""
     made = {Path(path): entry["md5"] for path, entry in sorted(outputs(read_lock(root)).items())}
     return {str(path.relative_to(NOTED).with_suffix("")): md5 for path, md5 in made.items() if path.is_relative_to(NOTED)}
 

@@ -51,6 +51,11 @@ def outputs(stages: dict[str, Entry]) -> dict[str, Entry]:
     return {entry["path"]: entry for stage in stages.values() for entry in stage.get("outs", [])}
 
 
+def locked_md5(root: Path) -> dict[str, str]:
+    """Return the MD5 of every output of the pipelines that have results, by path."""
+    return {path: entry["md5"] for pipeline in built_pipelines(root) for path, entry in outputs(read_lock(root, pipeline)).items()}
+
+
 def ask_dvc(root: Path, *command: str) -> str:
     """Return what DVC prints, in a process of its own, since its Python interface is not meant for others."""
     done = subprocess.run([sys.executable, "-m", "dvc", *command], cwd=root, capture_output=True, text=True, check=False)

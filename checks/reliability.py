@@ -5,7 +5,6 @@ checks/reliability.json and checks/cluster.json say what each figure means, by t
 
 import argparse
 import json
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +32,13 @@ SURVEYS = {
 
 
 def main() -> None:
-    """Read the tests' report and write figures and page, or with --check only compare the page with the figures."""
+    """Read the tests' report and write figures and page, or with --check only compare the page with the figures.
+
+    If a test was skipped, the figures stay as they are.
+
+    Raises:
+        PipelineError: A test failed, nothing was counted for a figure, or with --check, the page is not current.
+    """
     parser = argparse.ArgumentParser(prog="python -m checks.reliability", description=__doc__)
     parser.add_argument("--survey", choices=SURVEYS, default="resilience", help="whose tests (default: %(default)s)")
     choice = parser.add_mutually_exclusive_group(required=True)
@@ -43,39 +48,30 @@ def main() -> None:
     survey = SURVEYS[arguments.survey]
     try:
         figures = json.loads(survey.figures.read_text(encoding="utf-8"))
-        if not arguments.check and not count_figures(arguments.report, figures, survey):
-            return
-        rows = [f"| {row['what']} | {int(row['times'])} |" for row in figures]
+        names = {str(row["figure"]): str(row["what"]) for row in figures}
+        times = {str(row["figure"]): int(row["times"]) for row in figures}
     except (ValueError, TypeError, KeyError):
         raise PipelineError(f"{survey.figures}: not as `{survey.target}` writes it; take it back from git and run that") from None
     if not arguments.check:
+        cases = [case for suite in JUnitXml.fromfile(str(arguments.report)) for case in suite]
+        if skipped := [case.name for case in cases if case.is_skipped]:
+            print(f"skipped here: {', '.join(skipped)}; so the figures in {survey.page} are left as they are")
+            return
+        if failed := [case.name for case in cases if not case.is_passed]:
+            raise PipelineError(f"{', '.join(failed)} failed; figures are only taken from tests that pass")
+        times = {}
+        for noted in (entry for case in cases for entry in case.child(Properties) or []):
+            if noted.name in names:  # others are for who reads the tests' report
+                times[noted.name] = times.get(noted.name, 0) + int(noted.value)
+        if missing := [name for name in names if name not in times]:
+            raise PipelineError(f"no test counted {', '.join(missing)}; run all of `{survey.target}`")
+        figures = [{**row, "times": times[row["figure"]]} for row in figures]
         with replacing(survey.figures) as temporary:
             temporary.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    rows = [f"| {what} | {times[name]} |" for name, what in names.items()]
     table = "\n".join(["| what was done to it | times |", "|---|---:|", *rows])
     begin, end = f"<!-- {survey.block}: made by {survey.target} -->", f"<!-- end of {survey.block} -->"
     update_page(begin, end, table, check=arguments.check, page=survey.page, remedy=f"run `{survey.target}`")
-
-
-def count_figures(report: Path, figures: list[dict[str, str | int]], survey: Survey) -> bool:
-    """Put the sums of what the tests counted into the figures. Return False, and leave the figures, if a test was skipped.
-
-    Raises:
-        PipelineError: A test failed, or nothing was counted for a figure.
-    """
-    cases = [case for suite in JUnitXml.fromfile(str(report)) for case in suite]
-    if skipped := [case.name for case in cases if case.is_skipped]:
-        print(f"skipped here: {', '.join(skipped)}; so the figures in {survey.page} are left as they are")
-        return False
-    if failed := [case.name for case in cases if not case.is_passed]:
-        raise PipelineError(f"{', '.join(failed)} failed; figures are only taken from tests that pass")
-    names, counted = {str(row["figure"]) for row in figures}, Counter[str]()
-    for noted in (entry for case in cases for entry in case.child(Properties) or []):
-        counted.update({noted.name: int(noted.value)} if noted.name in names else {})  # others are for who reads the tests' report
-    if missing := [str(row["figure"]) for row in figures if row["figure"] not in counted]:
-        raise PipelineError(f"no test counted {', '.join(missing)}; run all of `{survey.target}`")
-    for row in figures:
-        row["times"] = counted[str(row["figure"])]
-    return True
 
 
 if __name__ == "__main__":

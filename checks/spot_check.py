@@ -24,21 +24,18 @@ from pipeline.workers.lock import alone_with_trials
 from pipeline.workers.pool import run_trials
 from pipeline.workers.progress import TrialProgress
 
-DEFAULT_TRIALS = 2
-
 
 def main() -> None:
     """Pick, retrain and compare; exit 1 on drift."""
     parser = argparse.ArgumentParser(prog="python -m checks.spot_check", description=__doc__)
-    parser.add_argument("--trials", type=int, default=DEFAULT_TRIALS, metavar="K", help=f"how many (default: {DEFAULT_TRIALS})")
+    parser.add_argument("--trials", type=int, default=2, metavar="K", help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="of the choice, as an earlier spot check printed it, to repeat that")
     arguments = parser.parse_args()
     seed = secrets.randbelow(2**32) if arguments.seed is None else arguments.seed
     histories, trials = read_trials()
     distinct = list({trial.config.model_dump_json(): trial for trial in reversed(trials)}.values())  # one that studies share counts once
-    if not 1 <= arguments.trials <= len(distinct):
-        problem = f"should be from 1 to {len(distinct)}, the number of distinct committed trials (got {arguments.trials})"
-        raise PipelineError(f"--trials: {problem}")
+    if not 1 <= arguments.trials <= (most := len(distinct)):
+        raise PipelineError(f"--trials: should be from 1 to {most}, the number of distinct committed trials (got {arguments.trials})")
     chosen = random.Random(seed).sample(distinct, arguments.trials)  # noqa: S311 - not for secrets
     print(f"retraining {', '.join(trial.name for trial in chosen)} (SEED={seed} picks the same again)", flush=True)
     with tempfile.TemporaryDirectory(prefix="spot-check-") as folder:

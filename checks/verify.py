@@ -9,7 +9,6 @@ import math
 import shutil
 import subprocess
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from junitparser import Failure, JUnitXml, TestCase, TestSuite
 
 from checks.clone import clone_commit
 from checks.comparison import DRIFT, IDENTICAL, SPREADS, TRIAL, WITHIN, compare_trials, describe_rule, judge, read_trials
-from checks.lock import CLAIMS_PIPELINE, PIPELINES, built_pipelines, outputs, read_lock
+from checks.lock import CLAIMS_PIPELINE, PIPELINES, built_pipelines, locked_md5
 from claims.paths import RESULTS
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
@@ -59,7 +58,7 @@ def main() -> None:
         temporary.mkdir()
         (temporary / "summary.md").write_text(summarize(rule, rows), encoding="utf-8")
         as_junit(rows).write(str(temporary / "junit.xml"), pretty=True)
-    print(f"{rule}\n{_count(rows)}; every row stands in {OUTPUT}/summary.md")
+    print(f"{rule}\n{count_verdicts(rows)}; every row stands in {OUTPUT}/summary.md")
     if drifted := [row.name for row in rows if row.verdict == DRIFT]:
         raise PipelineError(f"drift in {', '.join(drifted[:10])}{' and others' if len(drifted) > 10 else ''}")
 
@@ -79,14 +78,10 @@ def compare_builds(committed: Path, rebuilt: Path) -> tuple[str, list[Row]]:
         rows.append(Row(name, value, rebuilt_value, judge(value, rebuilt_value, 0.0 if exactly else tolerance)))
 
     rows += [Row(f"trial {comparison.trial.name}", "", comparison.first_drift, comparison.verdict) for comparison in comparisons]
-    names = {trial.name for trial in ours}
-    rows += [Row(f"trial {name}", "there", "missing", DRIFT) for name in sorted(names - weights.keys())]
-    rows += [Row(f"trial {name}", "missing", "there", DRIFT) for name in sorted(weights.keys() - names)]
+    for name in sorted({trial.name for trial in ours} ^ weights.keys()):
+        rows.append(Row(f"trial {name}", *(("missing", "there") if name in weights else ("there", "missing")), DRIFT))
 
-    before, after = (
-        {path: entry["md5"] for pipeline in built_pipelines(root) for path, entry in outputs(read_lock(root, pipeline)).items()}
-        for root in (committed, rebuilt)
-    )
+    before, after = locked_md5(committed), locked_md5(rebuilt)
     for path in sorted(before.keys() | after.keys()):
         if exactly or path.startswith(SAME_EVERYWHERE):
             verdict = IDENTICAL if before.get(path) == after.get(path) else DRIFT
@@ -123,13 +118,13 @@ def summarize(rule: str, rows: list[Row]) -> str:
     """Return the summary in Markdown: what is not identical first, and every row below."""
     unlike = [row for row in rows if row.verdict != IDENTICAL]
     drift = "drift" if any(row.verdict == DRIFT for row in rows) else "no drift"
-    parts = [f"# Verification: {drift}", rule, f"{_count(rows)}.", *([_table(unlike)] if unlike else [])]
+    parts = [f"# Verification: {drift}", rule, f"{count_verdicts(rows)}.", *([_table(unlike)] if unlike else [])]
     return "\n\n".join([*parts, f"<details><summary>every row</summary>\n\n{_table(rows)}\n\n</details>"]) + "\n"
 
 
-def _count(rows: list[Row]) -> str:
-    verdicts = Counter(row.verdict for row in rows)
-    return ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in (IDENTICAL, WITHIN, DRIFT))
+def count_verdicts(rows: list[Row]) -> str:
+    """Return how many rows have each verdict, in words."""
+    return ", ".join(f"{sum(row.verdict == verdict for row in rows)} {verdict}" for verdict in (IDENTICAL, WITHIN, DRIFT))
 
 
 def _table(rows: list[Row]) -> str:

@@ -14,22 +14,15 @@ def main(arguments: list[str]) -> None:
     with ExitStack() as stack:
         for name, host, port in zip(arguments[::3], arguments[1::3], arguments[2::3], strict=True):
             try:
-                stack.enter_context(_listen(host, int(port)))
+                family, kind, protocol, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
+                    0
+                ]
+                listening = stack.enter_context(socket.socket(family, kind, protocol))
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listening.bind(address)
+                listening.listen()
             except (OSError, OverflowError, ValueError) as error:
                 sys.exit(f"error: {name}: {host} port {port} cannot be used ({error}); choose another")
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    listening = socket.socket(family, kind, protocol)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen()
-    except OSError:
-        listening.close()
-        raise
-    return listening
 
 
 if __name__ == "__main__":

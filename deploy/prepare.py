@@ -31,8 +31,9 @@ def main() -> None:
     """
     _patiently("PostgreSQL", lambda: psycopg2.connect("").close(), psycopg2.OperationalError)
     subprocess.run(["mlflow", "db", "upgrade", DATABASE], check=True)
-    if INDEXES.exists():
-        _make_indexes(INDEXES.read_text())
+    with closing(psycopg2.connect("")) as connection:
+        connection.autocommit = True
+        connection.cursor().execute(INDEXES.read_text())
     address = urlsplit(os.environ["MLFLOW_ARTIFACTS_DESTINATION"])
     if address.scheme == "s3":
         _patiently("the S3-compatible store", lambda: _make_bucket(address.netloc), (BotoCoreError, ClientError))
@@ -48,12 +49,6 @@ def _patiently(name: str, call: Callable[[], None], errors: type[Exception] | tu
             if time.monotonic() > deadline:
                 sys.exit(f"error: {name} cannot be used: {str(error).strip()}")
         time.sleep(0.5)
-
-
-def _make_indexes(statements: str) -> None:
-    with closing(psycopg2.connect("")) as connection:
-        connection.autocommit = True
-        connection.cursor().execute(statements)
 
 
 def _make_bucket(bucket: str) -> None:

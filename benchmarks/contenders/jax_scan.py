@@ -12,16 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.contenders.work import (
-    ADAM_BETAS,
-    ADAM_EPSILON,
-    BATCH_NORM_EPSILON,
-    BATCH_NORM_MOMENTUM,
-    LEARNING_RATE,
-    Contender,
-    Work,
-    serve,
-)
+from benchmarks.contenders.work import ADAM, BATCH_NORM, Contender, Work, serve
 
 
 def build(work: Work) -> Contender:
@@ -49,12 +40,12 @@ def _run_block(state, images, labels, batches):  # noqa: ANN001, ANN202 - JAX tr
     def step(state, batch):  # noqa: ANN001, ANN202
         layers, means, squares, averages, count = state
         (loss, (averages, correct)), gradients = jax.value_and_grad(_loss, has_aux=True)(layers, averages, images[batch], labels[batch])
-        beta_1, beta_2 = ADAM_BETAS
+        learning_rate, (beta_1, beta_2), epsilon = ADAM
         count += 1
-        rate = LEARNING_RATE * jnp.sqrt(1 - beta_2**count) / (1 - beta_1**count)
+        rate = learning_rate * jnp.sqrt(1 - beta_2**count) / (1 - beta_1**count)
         means = jax.tree.map(lambda m, g: beta_1 * m + (1 - beta_1) * g, means, gradients)
         squares = jax.tree.map(lambda v, g: beta_2 * v + (1 - beta_2) * g * g, squares, gradients)
-        layers = jax.tree.map(lambda p, m, v: p - rate * m / (jnp.sqrt(v) + ADAM_EPSILON), layers, means, squares)
+        layers = jax.tree.map(lambda p, m, v: p - rate * m / (jnp.sqrt(v) + epsilon), layers, means, squares)
         return (layers, means, squares, averages, count), (loss, correct)
 
     state, (losses, correct) = jax.lax.scan(step, state, batches)
@@ -69,10 +60,9 @@ def _loss(layers, averages, pixels, targets):  # noqa: ANN001, ANN202
             features = jax.nn.relu(features)
         if "gamma" in layer:
             mean, variance = features.mean(axis=0), features.var(axis=0)
-            kept, added = BATCH_NORM_MOMENTUM, 1 - BATCH_NORM_MOMENTUM
-            old_mean, old_variance = averages[index]
-            new_averages.append((kept * old_mean + added * mean, kept * old_variance + added * variance))
-            features = (features - mean) * jax.lax.rsqrt(variance + BATCH_NORM_EPSILON) * layer["gamma"] + layer["beta"]
+            kept, epsilon = BATCH_NORM
+            new_averages.append(tuple(kept * old + (1 - kept) * new for old, new in zip(averages[index], (mean, variance), strict=True)))
+            features = (features - mean) * jax.lax.rsqrt(variance + epsilon) * layer["gamma"] + layer["beta"]
     losses = -jnp.take_along_axis(jax.nn.log_softmax(features), targets[:, None], axis=1)
     return losses.mean(), (new_averages, (features.argmax(axis=1) == targets).sum())
 

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 import pipeline.training.quiet_tensorflow  # noqa: F401  # first
-from benchmarks.contenders.work import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, CLASSES, HIDDEN_UNITS, LEARNING_RATE, Contender, Work, serve
+from benchmarks.contenders.work import ADAM, BATCH_NORM, CLASSES, HIDDEN_UNITS, Contender, Work, serve
 from pipeline.images.arrays import Examples
 from pipeline.training import settings
 from pipeline.training.config import TrialConfig
@@ -43,11 +43,11 @@ def config_of(work: Work) -> TrialConfig:
         "hidden_units": list(HIDDEN_UNITS),
         "normalization": work.normalization,
         "normalization_position": "after_activation",
-        "batch_norm_momentum": BATCH_NORM_MOMENTUM,
-        "batch_norm_epsilon": BATCH_NORM_EPSILON,
+        "batch_norm_momentum": BATCH_NORM[0],
+        "batch_norm_epsilon": BATCH_NORM[1],
         "dropout": 0.0,
         "optimizer": "adam",
-        "learning_rate": LEARNING_RATE,
+        "learning_rate": ADAM[0],
         "batch_size": work.batch_size,
         "precision": work.precision,
     }

@@ -5,33 +5,24 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.contenders.work import (
-    ADAM_BETAS,
-    ADAM_EPSILON,
-    BATCH_NORM_EPSILON,
-    BATCH_NORM_MOMENTUM,
-    LEARNING_RATE,
-    Contender,
-    Work,
-    serve,
-)
+from benchmarks.contenders.work import ADAM, BATCH_NORM, Contender, Work, serve
 
 
 def build(work: Work, *, compiled: bool = False) -> Contender:
     """Train in a plain loop, with all images in memory as bytes."""
     torch.set_num_threads(work.threads)
     layers: list[nn.Module] = []
+    momentum, epsilon = BATCH_NORM
     for kernel in work.kernels:
         linear = nn.Linear(*kernel.shape)
         with torch.no_grad():
             linear.weight.copy_(torch.from_numpy(kernel.T))
             linear.bias.zero_()
-        normalizations = (
-            [nn.BatchNorm1d(kernel.shape[1], BATCH_NORM_EPSILON, 1 - BATCH_NORM_MOMENTUM)] if work.normalization == "batch" else []
-        )
-        layers += [linear, nn.ReLU(), *normalizations]
+        layers += [linear, nn.ReLU()]
+        if work.normalization == "batch":
+            layers.append(nn.BatchNorm1d(kernel.shape[1], epsilon, 1 - momentum))
     network = nn.Sequential(*layers[: layers.index(linear) + 1])  # nothing after the last Dense layer
-    optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE, ADAM_BETAS, ADAM_EPSILON, fused=True)
+    optimizer = torch.optim.Adam(network.parameters(), *ADAM, fused=True)
     images = torch.from_numpy(np.array(work.images)).reshape(len(work.labels), -1)
     labels = torch.from_numpy(work.labels.astype(np.int64))
 

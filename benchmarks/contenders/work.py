@@ -20,12 +20,8 @@ from pipeline.training.seeds import data_order
 
 HIDDEN_UNITS = (512, 256, 128)
 CLASSES = 10
-LEARNING_RATE = 0.001
-ADAM_BETAS = (0.9, 0.999)
-ADAM_EPSILON = 1e-7
-BATCH_NORM_MOMENTUM = 0.99
-BATCH_NORM_EPSILON = 0.001
-
+ADAM = (0.001, (0.9, 0.999), 1e-7)  # learning rate, betas, epsilon
+BATCH_NORM = (0.99, 0.001)  # momentum of the moving averages, epsilon
 
 Prepare = Callable[[NDArray[np.int64]], Any]
 Action = Callable[[Any], float]
@@ -47,14 +43,12 @@ class Work:
     @property
     def images(self) -> NDArray[np.uint8]:
         """Return training images, uint8 `(n, 32, 32, 3)`, mapped from disk."""
-        images: NDArray[np.uint8] = np.load(Path(self.folder) / "images.npy", mmap_mode="r")
-        return images
+        return np.load(Path(self.folder) / "images.npy", mmap_mode="r")  # type: ignore[no-any-return]
 
     @property
     def labels(self) -> NDArray[np.uint8]:
         """Return the classes of the images, uint8 `(n,)`."""
-        labels: NDArray[np.uint8] = np.load(Path(self.folder) / "labels.npy")
-        return labels
+        return np.load(Path(self.folder) / "labels.npy")  # type: ignore[no-any-return]
 
     @property
     def kernels(self) -> list[NDArray[np.float32]]:

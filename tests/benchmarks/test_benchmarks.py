@@ -29,7 +29,7 @@ def work(monkeypatch):
 @pytest.mark.laboratory
 def test_project_and_notebook_do_the_same_work_and_are_timed(work, monkeypatch):
     monkeypatch.setenv("TRIAL_WORKERS", "2")
-    rows = steps.measure_steps(work, ["project", "notebook"], repeats=1)
+    rows = steps.measure_steps(work, steps.set_ups(["project", "notebook"]), repeats=1)
     assert [(row["contender"], row["processes"], row["threads"]) for row in rows] == [
         ("project", 1, 1),
         ("project", 2, 1),
@@ -62,10 +62,13 @@ def test_the_work_is_the_same_whatever_params_yaml_says(tmp_path, monkeypatch):
 
 
 @pytest.mark.laboratory
-def test_steps_are_timed_with_each_set_of_instructions(work, monkeypatch):
-    monkeypatch.setattr(steps, "INSTRUCTION_SETS", {name: steps.INSTRUCTION_SETS[name] for name in ("everything", "at most AVX2")})
-    rows = steps.measure_instruction_set_steps(work, repeats=1)
-    assert [row["setting"] for row in rows] == ["everything", "at most AVX2"]
+def test_steps_are_timed_with_each_set_of_instructions(monkeypatch):
+    monkeypatch.setattr(steps, "MAXIMUM_IMAGES", 192)
+    setups = {name: steps.Setup(variables=steps.INSTRUCTION_SETS[name]) for name in ("everything", "at most AVX2")}
+    rows = steps.measure_variants("setting", setups, batch_size=32, repeats=1)
+    assert [(row["setting"], row["normalization"]) for row in rows] == [
+        (name, normalization) for normalization in ("none", "batch") for name in setups
+    ]
     assert all(row["step_ms"]["median"] > 0 for row in rows)
 
 

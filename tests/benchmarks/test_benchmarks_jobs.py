@@ -7,13 +7,12 @@ import pytest
 from benchmarks import jobs
 
 
-def run(name, normalization, start, end):
-    info = SimpleNamespace(run_id=name, start_time=1000 * start, end_time=1000 * end)
+def run(normalization, start, end):
+    info = SimpleNamespace(start_time=1000 * start, end_time=1000 * end)
     return SimpleNamespace(info=info, data=SimpleNamespace(params={"normalization": normalization}))
 
 
-@pytest.fixture
-def clone():
+def test_the_parts_of_a_full_run_are_its_whole(monkeypatch):
     """Two trials side by side, a third beside an idle worker, and a stage that finds everything in the ledger."""
     stages = [
         ("fetch", 0.0, 10.0),
@@ -23,14 +22,13 @@ def clone():
         ("evaluate", 106.0, 116.0),
         ("report", 117.0, 120.0),
     ]
-    runs = [run("a", "none", 25, 55), run("b", "none", 25, 55), run("c", "batch", 55, 95)]
-    epochs = {"a": [14.0, 15.0], "b": [14.0, 14.0], "c": [18.0, 20.0]}
-    return SimpleNamespace(stages=lambda: stages, trial_runs=lambda: runs, epoch_seconds=lambda run: epochs[run.info.run_id])
-
-
-def test_the_parts_of_a_full_run_are_its_whole(clone, monkeypatch):
+    trials = [
+        (run("none", 25, 55), [14.0, 15.0]),
+        (run("none", 25, 55), [14.0, 14.0]),
+        (run("batch", 55, 95), [18.0, 20.0]),
+    ]
     monkeypatch.setenv("TRIAL_WORKERS", "2")
-    parts = jobs.split_into_parts(clone, 121.0, {"none": 1.0, "batch": 2.0})
+    parts = jobs.split_into_parts(121.0, stages, trials, {"none": 1.0, "batch": 2.0})
     assert sum(parts.values()) == pytest.approx(121.0)
     assert parts == pytest.approx(
         {

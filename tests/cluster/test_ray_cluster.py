@@ -8,15 +8,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import chain
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
-from benchmarks.ray_nodes import RAY, RayNodes, ray_nodes
+from benchmarks.ray_nodes import RAY, Node, RayNodes, ray_nodes
 from pipeline.common.errors import PipelineError
 from pipeline.trials.execution import open_pool
 from pipeline.workers.events import EpochEnded, Finished, Interrupted, Started
@@ -47,6 +48,17 @@ def long_trials(parameters):
     return {f"long-{seed}": parameters.trial_config("batch_norm", level, seed) for seed in (0, 1)}
 
 
+def trial_workers(*nodes: Node) -> list[psutil.Process]:
+    """The processes of the nodes that execute trials."""
+    return [process for node in nodes for process in node.processes() if title(process).startswith("ray::trial")]
+
+
+def title(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
 def events_of(trials, processed, results, runner="local"):
     with closing(open_pool(runner, len(trials), processed, results)) as pool, closing(run_trials(pool, trials)) as batches:
         yield from chain.from_iterable(batches)
@@ -69,7 +81,7 @@ def test_results_are_those_of_local_workers(cluster: RayNodes, trials, processed
     events, busy = [], set()
     for event in events_of(trials, processed, tmp_path / "ray", runner="ray"):
         events.append(event)
-        busy |= {node for node in (cluster.nodes[0], second) if node.trial_workers()}
+        busy |= {node for node in (cluster.nodes[0], second) if trial_workers(node)}
     assert busy == {cluster.nodes[0], second}
     assert hashes(events) == hashes(events_of(trials, processed, tmp_path / "local"))
     for key in trials:
@@ -82,7 +94,7 @@ def test_no_more_trials_than_cpus_are_executed_at_once(cluster: RayNodes, parame
     at_once = set()
     for event in events_of({str(number): config for number in range(6)}, processed, tmp_path / "ray", runner="ray"):
         if isinstance(event, EpochEnded):
-            at_once.add(len(cluster.trial_workers()))
+            at_once.add(len(trial_workers(*cluster.nodes)))
     assert max(at_once) == 1
 
 
@@ -152,7 +164,7 @@ def test_a_trial_whose_workers_are_killed_every_time_is_given_up_by_name(
     with pytest.raises(PipelineError, match=r"gave up after 3 attempts each: trial the doomed"):
         for event in events_of(doomed, processed, tmp_path / "ray", runner="ray", names={"long-0": "the doomed"}):
             if isinstance(event, EpochEnded) and event.metrics["epoch"] == 1:
-                for worker in cluster.trial_workers():
+                for worker in trial_workers(*cluster.nodes):
                     worker.kill()
                     killed += 1
     record_property("ray_workers_killed", killed)
@@ -193,7 +205,7 @@ def test_a_killed_driver_leaves_no_orphans_and_goes_on_from_the_ledger(cluster: 
     driver = start_stage(project)
     read_until(driver, "finished (1/")
     kill_group(driver)
-    wait_until(lambda: not cluster.trial_workers())
+    wait_until(lambda: not trial_workers(*cluster.nodes))
     again = start_stage(project)
     said, _ = again.communicate(timeout=300)
     assert again.returncode == 0, said
@@ -213,14 +225,14 @@ def test_a_killed_driver_leaves_no_orphans_and_goes_on_from_the_ledger(cluster: 
 def test_cancelling_leaves_no_orphan_and_no_open_run(cluster: RayNodes, project, number, record_property):
     cluster.add()
     driver = start_stage(project)
-    wait_until(lambda: len(cluster.trial_workers()) == 2, seconds=90)
+    wait_until(lambda: len(trial_workers(*cluster.nodes)) == 2, seconds=90)
     read_until(driver, "room for 2 trials")
     wait_until(lambda: (project / "mlflow.db").exists() and "RUNNING" in statuses(project))
     driver.send_signal(number)
     said, _ = driver.communicate(timeout=60)
     assert driver.returncode == 130, said
     assert "stopped; what was finished is kept" in said
-    wait_until(lambda: not cluster.trial_workers())
+    wait_until(lambda: not trial_workers(*cluster.nodes))
     assert set(statuses(project)) == {"KILLED"}
     record_property("drivers_cancelled", 1)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from checks.synthetic import make_files, md5_of, parameters_data, write_folder, write_tar
+from checks.synthetic import make_files, md5_of, parameters_data, write_folder
 from pipeline import fetch, preprocess
 from pipeline.common.errors import PipelineError
 from pipeline.common.parameters import read_sections
@@ -16,6 +16,7 @@ from pipeline.images.arrays import load_examples
 from pipeline.images.dataset import Dataset
 from pipeline.images.datasets import DATASETS
 from pipeline.images.parameters import DataSection
+from tests.images.archives import write_tar
 
 # The binary version has two label bytes: one of 20 coarse classes, then one of 100 fine ones.
 CIFAR100 = Dataset(

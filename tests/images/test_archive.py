@@ -10,20 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from checks.synthetic import (
-    as_sheets,
-    encode_png,
-    make_files,
-    png_chunk,
-    with_second_header,
-    write_archive,
-    write_folder,
-    write_sheet_archive,
-    write_tar,
-)
+from checks.synthetic import make_files, write_folder
 from pipeline.common.errors import PipelineError
 from pipeline.images.cifar10 import CIFAR10, LABELS
 from pipeline.images.sources import canonical_files, read_folder, read_tar
+from tests.images.archives import as_sheets, encode_png, png_chunk, with_second_header, write_archive, write_sheet_archive, write_tar
 
 LIMIT = 10**6
 FILES = make_files(images_per_file=20)

@@ -22,22 +22,11 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from checks.clone import ROOT
-from checks.synthetic import (
-    as_sheets,
-    encode_png,
-    make_files,
-    md5_of,
-    parameters_data,
-    png_chunk,
-    with_second_header,
-    write_archive,
-    write_folder,
-    write_sheet_archive,
-    write_tar,
-)
+from checks.synthetic import make_files, md5_of, parameters_data, write_folder
 from pipeline.common.errors import PipelineError
 from pipeline.images.parameters import DataParameters
 from pipeline.images.sources import fetch
+from tests.images.archives import as_sheets, encode_png, png_chunk, with_second_header, write_archive, write_sheet_archive, write_tar
 
 FILES = make_files(images_per_file=20)
 RAW = Path("data/raw")

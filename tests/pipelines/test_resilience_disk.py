@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from checks.synthetic import make_files, md5_of, parameters_data, write_archive
+from checks.synthetic import make_files, md5_of, parameters_data
 from pipeline.training.result import TrialResult
 from tests.conftest import Project, clone_project
+from tests.images.archives import write_archive
 from tests.pipelines.test_pipeline import runs_of
 
 pytestmark = pytest.mark.resilience
