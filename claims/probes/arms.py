@@ -45,9 +45,10 @@ def read_arms(seed: int, **changes: Any) -> dict[str, TrialConfig]:  # noqa: ANN
     return configs
 
 
-def time_arms(configs: dict[str, TrialConfig], timing: Timing, processed: Path = PROCESSED) -> pd.DataFrame:
+def time_arms(configs: dict[str, TrialConfig], timing: Timing) -> pd.DataFrame:
     """Return the table of `claims.probes.timing.measure_times`, made in one worker process."""
-    table: pd.DataFrame = call_in_worker(_time, configs, timing, processed.resolve())
+    # The folder is absolute: a worker stays where the first one was started.
+    table: pd.DataFrame = call_in_worker(_time, configs, timing, PROCESSED.resolve())
     return table
 
 
@@ -57,26 +58,29 @@ def _time(configs: dict[str, TrialConfig], timing: Timing, processed: Path) -> p
     return measure_times(configs, timing, load_examples("train", processed))
 
 
-def probe_arms(configs: dict[str, TrialConfig], mechanisms: Mechanisms, processed: Path = PROCESSED) -> dict[str, pd.DataFrame]:
+def probe_arms(configs: dict[str, TrialConfig], mechanisms: Mechanisms) -> dict[str, pd.DataFrame]:
     """Train each arm in a worker process of its own, with one thread, and return the tables of both by name.
 
     Raises:
         PipelineError: Data is missing, or there are fewer images than the largest batch size.
     """
-    images, largest, there = mechanisms.images, max(mechanisms.batch_sizes), len(load_examples("validation", processed).labels)
+    images, largest, there = mechanisms.images, max(mechanisms.batch_sizes), len(load_examples("validation", PROCESSED).labels)
     if images > there:
         raise PipelineError(f"{CLAIMS_FILE}: mechanisms.images: {images:,} asked for, and the validation set has {there:,}; ask for fewer")
     if largest > images:
         raise PipelineError(f"{CLAIMS_FILE}: mechanisms.batch_sizes: {largest:,} is more than mechanisms.images, {images:,}; lower it")
     # The threads of this pool are daemons, unlike those of concurrent.futures: Ctrl-C does not wait for the workers.
     with ThreadPool(min(len(configs), worker_count())) as threads:
-        calls = [(_probe, arm, config, mechanisms, processed.resolve()) for arm, config in configs.items()]
+        calls = [(_probe, arm, config, mechanisms, PROCESSED.resolve()) for arm, config in configs.items()]
         of_arms: list[Rows] = threads.starmap(call_in_worker, calls, chunksize=1)
     rows = {name: [row for rows in of_arms for row in rows.get(name, [])] for name in MECHANISM_COLUMNS}
     return {name: pd.DataFrame(rows[name], columns=columns) for name, columns in MECHANISM_COLUMNS.items()}
 
 
 def _probe(arm: str, config: TrialConfig, mechanisms: Mechanisms, processed: Path) -> Rows:
-    from claims.probes.probed_training import probe_arm  # here, not above: only workers need TensorFlow
+    from claims.probes.probed_training import probe_training  # here, not above: only workers need TensorFlow
+    from pipeline.training.network import build_model
 
-    return probe_arm(arm, config, mechanisms, load_examples("train", processed), load_examples("validation", processed))
+    train, validation = load_examples("train", processed), load_examples("validation", processed)
+    model = build_model(config, config.seed, train.image_shape, len(train.classes))
+    return probe_training(arm, model, config, mechanisms, train, validation)

@@ -51,13 +51,6 @@ def restoring(variables: Sequence[keras.Variable]) -> Iterator[None]:
         _assign(variables, values)
 
 
-class Moments(NamedTuple):
-    """Mean and standard deviation of each unit, float64 `(units,)`."""
-
-    mean: Array
-    sd: Array
-
-
 class Probes:
     """Samples one network in training. The network and its optimizer stay as they are.
 
@@ -78,27 +71,25 @@ class Probes:
         self._model, self._optimizer, self._optimizer_name = model, optimizer, optimizer_name
         self._images = tf.constant(images)
         self._loss_and_gradients = build_loss_and_gradients(model, batch)
-        self._last: list[Moments] = []
+        self._last: list[Array] = []
 
     def sample(self) -> dict[str, list[Row]]:
         """Return the rows of this moment, by table. Drift is since the last sample, and has no rows in the first."""
         with restoring([*self._model.variables, *self._optimizer.variables]):
             passes = trace(self._model, self._images, batch_statistics=True)
             relus = [outputs for layer, _, outputs in passes if isinstance(layer, keras.layers.ReLU)]
-            later_dense = [inputs for layer, inputs, _ in passes if isinstance(layer, keras.layers.Dense)][1:]
-            before, self._last = self._last, [moments_of(inputs) for inputs in later_dense]
+            into_dense = [np.asarray(inputs, np.float64) for layer, inputs, _ in passes if isinstance(layer, keras.layers.Dense)]
+            before, self._last = self._last, into_dense[1:]
             _, gradients = self._loss_and_gradients()
             step = find_step(self._optimizer, self._model.trainable_variables, gradients)
+            as_far = [-tf.linalg.global_norm(step) / tf.linalg.global_norm(gradients) * value for value in gradients]
             return {
                 "drift": [{"layer": layer, **measure_drift(*pair)} for layer, pair in enumerate(zip(before, self._last, strict=False), 1)],
                 "units": [{"layer": layer, **measure_units(outputs)} for layer, outputs in enumerate(relus, start=1)],
                 "gradient_shift": measure_gradient_shift(self._model, self._loss_and_gradients, step),
                 "landscape": [
                     {"direction": direction, **row}
-                    for direction, distance in {
-                        "gradient": [-tf.linalg.global_norm(step) / tf.linalg.global_norm(gradients) * value for value in gradients],
-                        self._optimizer_name: step,
-                    }.items()
+                    for direction, distance in {"gradient": as_far, self._optimizer_name: step}.items()
                     for row in measure_landscape(self._model, self._loss_and_gradients, distance)
                 ],
             }
@@ -128,23 +119,18 @@ def find_step(
         return [variable.numpy() - value for variable, value in zip(variables, start, strict=True)]
 
 
-def moments_of(features: tf.Tensor) -> Moments:
-    """Return mean and standard deviation of features `(n, units)`. The latter is exactly 0 for a unit that does not vary."""
-    values = np.asarray(features, np.float64)
-    return Moments(values.mean(axis=0), values.std(axis=0))
-
-
-def measure_drift(before: Moments, now: Moments) -> Row:
-    """Return how far the distribution of a layer's outputs has moved: the shift that Ioffe & Szegedy (2015) name.
+def measure_drift(before: Array, now: Array) -> Row:
+    """Return how far the distribution of a layer's outputs, `(n, units)`, has moved: the shift that Ioffe & Szegedy (2015) name.
 
     Means over the units that vary in both samples: of |Δμ| / σ, where σ² is the mean of both variances (by the σ before,
     a unit that has just become active would count for hundreds), and of |Δ ln σ|.
     """
-    varies = (before.sd > 0) & (now.sd > 0)
+    sds = np.stack([before.std(axis=0), now.std(axis=0)])  # in float64 exactly 0 for a unit that does not vary
+    varies = (sds > 0).all(axis=0)
     if not varies.any():
         return {"mean_shift": np.nan, "log_sd_shift": np.nan}
-    (mean_before, sd_before), (mean, sd) = ([values[varies] for values in moments] for moments in (before, now))
-    mean_shift = np.abs(mean - mean_before) / np.sqrt((sd_before**2 + sd**2) / 2)
+    sd_before, sd = sds[:, varies]
+    mean_shift = np.abs(now.mean(axis=0) - before.mean(axis=0))[varies] / np.sqrt((sd_before**2 + sd**2) / 2)
     return {"mean_shift": mean_shift.mean(), "log_sd_shift": np.abs(np.log(sd / sd_before)).mean()}
 
 

@@ -1,7 +1,6 @@
 """The tables that the stages `timing` and `mechanisms` write."""
 
 from collections import defaultdict
-from pathlib import Path
 
 import pandas as pd
 
@@ -24,19 +23,19 @@ TEXT, WHOLE_NUMBERS = ("what", "arm", "direction", "check", "passes"), ("block",
 DTYPES = defaultdict(lambda: "float64", dict.fromkeys(TEXT, "str") | dict.fromkeys(WHOLE_NUMBERS, "int64"))
 
 
-def read_timing(path: Path = TIMING) -> pd.DataFrame:
+def read_timing() -> pd.DataFrame:
     """Read the milliseconds of every block.
 
     Raises:
         PipelineError: The table is missing, or not as its stage writes it.
     """
-    return read_table(path, TIMING_COLUMNS, remedy("timing"), DTYPES)
+    return read_table(TIMING, TIMING_COLUMNS, remedy("timing"), DTYPES)
 
 
-def read_mechanism(name: str, folder: Path = MECHANISMS) -> pd.DataFrame:
+def read_mechanism(name: str) -> pd.DataFrame:
     """Read the table of a probe.
 
     Raises:
         PipelineError: It is missing, or not as its stage writes it.
     """
-    return read_table(folder / f"{name}.csv", MECHANISM_COLUMNS[name], remedy("mechanisms"), DTYPES)
+    return read_table(MECHANISMS / f"{name}.csv", MECHANISM_COLUMNS[name], remedy("mechanisms"), DTYPES)

@@ -41,21 +41,19 @@ def _by_arm(history: pd.DataFrame, column: str, index: list[str]) -> pd.DataFram
     return history.pivot_table(index=index, columns="arm", values=column).reindex(columns=[BASELINE, BATCH_NORM])
 
 
+def last_epoch(trials: pd.DataFrame, parameter: str) -> pd.DataFrame:
+    """Return the last epoch of each trial of a study that varies a parameter."""
+    return trials[trials["epoch"] == trials.groupby(["arm", parameter, "seed"])["epoch"].transform("max")]
+
+
 def accuracies_by_batch_size(tiny: pd.DataFrame) -> pd.DataFrame:
     """Return validation accuracy after the last epoch, by batch size and seed: no BN, and BN with each kind of statistics."""
-    trials = finished(tiny)
-    last = trials[trials["epoch"] == trials.groupby(["arm", "batch_size", "seed"])["epoch"].transform("max")]
+    last = last_epoch(finished(tiny), "batch_size")
     stored, unbiased, recalibrated = (
-        _by_arm(last, f"val_accuracy{how}", ["batch_size", "seed"]) for how in ("", "_unbiased", "_recalibrated")
+        _by_arm(last, f"val_accuracy{how}", ["batch_size", "seed"])[BATCH_NORM] for how in ("", "_unbiased", "_recalibrated")
     )
-    return pd.DataFrame(
-        {
-            "no BN": stored[BASELINE],
-            "stored": stored[BATCH_NORM],
-            "unbiased": unbiased[BATCH_NORM],
-            "recalibrated": recalibrated[BATCH_NORM],
-        }
-    )
+    without = _by_arm(last, "val_accuracy", ["batch_size", "seed"])[BASELINE]
+    return pd.DataFrame({"no BN": without, "stored": stored, "unbiased": unbiased, "recalibrated": recalibrated})
 
 
 def split_tiny_batches(accuracies: pd.DataFrame, large: int, tiny: int) -> pd.DataFrame:
@@ -74,42 +72,6 @@ def split_tiny_batches(accuracies: pd.DataFrame, large: int, tiny: int) -> pd.Da
     )
     of_tiny, of_large = (costs[costs.index.get_level_values("batch_size") == size].droplevel("batch_size") for size in (tiny, large))
     return (of_tiny - of_large).dropna()
-
-
-def last_variance_ratios(dropout: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:
-    """Return the variance ratios of BN's trials after their last epoch, and the layers that have one."""
-    trials = finished(dropout)
-    trials = trials[trials["arm"] == BATCH_NORM]
-    last = trials[trials["epoch"] == trials.groupby(["dropout", "seed"])["epoch"].transform("max")]
-    columns = [column for column in map(str, last) if column.startswith("variance_ratio_") and last[column].notna().any()]
-    return last[["dropout", "seed", *columns]], [int(column.rsplit("_", 1)[1]) for column in columns]
-
-
-def at_best_level(history: pd.DataFrame, parameter: str, column: str) -> tuple[dict[str, object], pd.DataFrame]:
-    """Find each arm's best level by its mean over seeds after the last epoch.
-
-    Returns:
-        The best level of each arm, and the values there: a row for each seed, a column for each arm.
-    """
-    last = history[history["epoch"] == history.groupby(["arm", parameter, "seed"])["epoch"].transform("max")]
-    means = last.groupby(["arm", parameter], sort=False)[column].mean()
-    best: dict[str, object] = {str(arm): of_arm.droplevel("arm").idxmax() for arm, of_arm in means.groupby(level="arm", sort=False)}
-    values = {arm: last[(last["arm"] == arm) & (last[parameter] == level)].set_index("seed")[column] for arm, level in best.items()}
-    return best, pd.DataFrame(values)
-
-
-def last_epochs(history: pd.DataFrame, column: str, epochs: int) -> pd.DataFrame:
-    """Return the mean over the last epochs of trials that did not diverge: a row for each seed, a column for each arm."""
-    trials = finished(history).sort_values("epoch", kind="stable").groupby(["arm", "seed"], sort=False)[column]
-    return trials.apply(lambda values: values.tail(epochs).mean()).unstack("arm")  # noqa: PD010 - by arm
-
-
-def by_size_trained_on(continued: pd.DataFrame, sizes: list[int], epochs_each: int, column: str, epochs: int) -> pd.DataFrame:
-    """Return the mean over the last epochs at each batch size of models trained on through `sizes`: seeds down, sizes across."""
-    stage = (continued["epoch"] - 1) // epochs_each
-    tail = continued.assign(size=stage.map(dict(enumerate(sizes))))[(continued["epoch"] - 1) % epochs_each >= epochs_each - epochs]
-    means = tail.groupby(["seed", "size"])[column].apply(lambda values: values.mean())  # as `last_epochs` has it, to the last bit
-    return means.unstack("size").reindex(columns=sizes)  # noqa: PD010 - by size
 
 
 def effect_with(statistics: str, claim: Claim, name: str, trials: list[pd.DataFrame], labels: list[str]) -> dict[str, float]:

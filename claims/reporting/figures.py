@@ -50,8 +50,8 @@ def forest(rows: Sequence[JudgedClaim]) -> Figure:
     for row in rows:
         measured: list[list[float | None]] = [[*(row.differences or {}).values()], [row.low_95, row.high_95], [row.mean]]
         scaled.append([[(value - row.null) / own_unit(row) for value in part if value is not None] for part in measured])
-    everything = [value for parts in scaled for part in parts for value in part] or [0.0]
-    low, high = max(min(*everything, -0.5), FARTHEST[0]), min(max(*everything, 1.5), FARTHEST[1])
+    everything = [value for parts in scaled for part in parts for value in part]
+    low, high = max(min([*everything, -0.5]), FARTHEST[0]), min(max([*everything, 1.5]), FARTHEST[1])
     low, high = low - 0.04 * (high - low), high + 0.04 * (high - low)
     for place, (row, parts) in enumerate(zip(rows, scaled, strict=True)):
         if row.smallest_effect != row.null:
@@ -99,16 +99,14 @@ def draw_effect(axes: Axes, row: JudgedClaim) -> None:
     seeds = [natural_value(value) for value in (row.differences or {}).values()]
     axes.plot([0.0] * len(seeds), seeds, "o", color=BLACK, markersize=4, alpha=0.45, markeredgewidth=0)
     if row.low_95 is not None and row.high_95 is not None:
-        bounds = [natural_value(bound) for bound in (row.low_95, row.high_95)]
-        axes.plot([0.25, 0.25], bounds, color=BLACK, linewidth=1.6)
+        axes.plot([0.25, 0.25], [natural_value(row.low_95), natural_value(row.high_95)], color=BLACK, linewidth=1.6)
     if row.mean is not None:
         axes.plot(0.25, natural_value(row.mean), "D", color=BLACK, markersize=6, markeredgecolor="white")
         axes.text(0.4, natural_value(row.mean), amount(row.mean, row.unit), va="center", size=8)
     if row.unit == "log_ratio":
         scale_by_ratios(axes)
     axes.axhline(natural_value(row.null), color=GREY, linewidth=0.9)
-    if row.smallest_effect is not None:
-        axes.axhline(natural_value(row.smallest_effect), color=GREY, linewidth=0.9, linestyle=":")
+    axes.axhline(natural_value(row.smallest_effect or 0.0), color=GREY, linewidth=0.9, linestyle=":")
     axes.set(xlim=(-0.3, 1.3), xticks=[], title="Effect", ylabel=EFFECT_LABELS[row.unit])
 
 
@@ -164,34 +162,30 @@ def natural(values: pd.DataFrame, claim: Claim) -> tuple[pd.DataFrame, bool]:
 
 
 def _draw_curves(axes: Axes, claim: Claim, study: Study, history: pd.DataFrame) -> None:
-    measure = claim.measure
+    measure, ends = claim.measure, []
     if measure is None:
         return
-    ends = []
     for arm in [arm for arm in claim.arms if (history["arm"] == arm).any()]:
         colour, trials = arm_colour(arm, study.arms), history[history["arm"] == arm]
         if isinstance(measure, AtMatchedLevel):
             for _, trial in trials.groupby("seed"):
                 path = trial[measure.level_of], trial[measure.column]
                 axes.plot(*path, color=colour, linewidth=0.9, alpha=0.6, marker=".", markersize=3)
-            last = trials[trials["epoch"] == trials["epoch"].max()]
-            ends.append((float(last[measure.column].mean()), arm_name(arm), colour))
+            end = float(trials.loc[trials["epoch"] == trials["epoch"].max(), measure.column].mean())
         else:
             shown = trials.assign(shown=100 * trials[measure.column] if "accuracy" in measure.column else trials[measure.column])
-            ends.append((plot_seeds(axes, shown, "epoch", "shown", colour), arm_name(arm), colour))
+            end = plot_seeds(axes, shown, "epoch", "shown", colour)
+        ends.append((end, arm_name(arm), colour))
+    axes.set(title="Every seed", xlabel="epoch", ylabel=column_label(measure.column))
     if isinstance(measure, AtMatchedLevel):
         axes.invert_xaxis()
         axes.set_xlabel(column_label(measure.level_of))
-    else:
-        axes.set_xlabel("epoch")
     if isinstance(measure, LogEpochsToReach):
         axes.axhline(100 * measure.level, color=GREY, linewidth=0.9, linestyle=":")
     if isinstance(measure, LogSDOfChanges):
         axes.axvspan(measure.from_epoch, max(measure.from_epoch, history["epoch"].max()), color="#F4F4F4", zorder=0)
         scale_by_ratios(axes)
-    axes.set(title="Every seed", ylabel=column_label(measure.column))
-    if ends:
-        label_ends(axes, ends)
+    label_ends(axes, ends)
 
 
 def draw_levels(axes: Axes, trials: pd.DataFrame, parameter: str, column: str, study: Study) -> None:
@@ -207,8 +201,7 @@ def draw_levels(axes: Axes, trials: pd.DataFrame, parameter: str, column: str, s
         ends.append((plot_seeds(axes, of_arm, "place", "shown", colour), arm_name(arm), colour))
     axes.set_xticks(range(len(levels)), [f"{level:g}" if isinstance(level, float | int) else str(level) for level in levels])
     axes.set(title="Every seed", xlabel=parameter.replace("_", " "))
-    if ends:
-        label_ends(axes, ends)
+    label_ends(axes, ends)
 
 
 def _draw_arms(axes: Axes, claim: Claim, measures: pd.DataFrame, arms: Sequence[str]) -> None:
@@ -219,19 +212,16 @@ def _draw_arms(axes: Axes, claim: Claim, measures: pd.DataFrame, arms: Sequence[
         if claim.across.take == "largest_usable":
             shown, is_log, label = 10**measures, True, f"largest usable {parameter}"
         else:
-            is_share = claim.measure is not None and claim.measure.unit == "accuracy"
-            shown, is_log, label = measures, False, f"range over {parameter}{' (points)' if is_share else ''}"
-            shown = 100 * shown if is_share else shown
+            label = f"range over {parameter}{' (points)' if claim.measure and claim.measure.unit == 'accuracy' else ''}"
     order = sorted(range(len(claim.effect)), key=lambda index: (claim.effect[index].arm != BASELINE, index))
+    names = [claim.effect[index].arm for index in order]
     axes.plot(range(len(order)), shown[order].T, color="#BBBBBB", linewidth=0.7)
-    for place, index in enumerate(order):
-        colour, values = arm_colour(claim.effect[index].arm, arms), shown[index].dropna()
+    for place, (index, name) in enumerate(zip(order, names, strict=True)):
+        colour, values = arm_colour(name, arms), shown[index].dropna()
         axes.plot([place] * len(values), values, "o", color=colour, markersize=4, alpha=0.6, markeredgewidth=0)
-        if len(values):
-            axes.plot(place, values.mean(), "D", color=colour, markersize=6, markeredgecolor="white")
+        axes.plot(place, values.mean(), "D", color=colour, markersize=6, markeredgecolor="white")
     if is_log:
         scale_by_ratios(axes)
-    names = [claim.effect[index].arm for index in order]
     axes.set_xticks(range(len(order)), [arm_name(name).replace(" ", "\n") if name != BASELINE else arm_name(name) for name in names])
     for text, name in zip(axes.get_xticklabels(), names, strict=True):
         text.set(color=ink(arm_colour(name, arms)), fontweight="bold")

@@ -1,6 +1,7 @@
 """Figures of the report's topics: curves of the core study, networks under probe, checks, timings, variances, tiny batches."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,13 +17,13 @@ from pipeline.pages.plotting import GREY, LEVEL_COLOURS, colour_of, ink, label_e
 from pipeline.trials.notebook import BASELINE, BATCH_NORM
 from pipeline.trials.studies import Study
 
-ARMS = (BASELINE, BATCH_NORM)
+COLOURS_OF_ARMS = dict(zip((BASELINE, BATCH_NORM), COLOURS, strict=False))
 SPEED_SCALES = {"epoch": "epochs", "updates": "weight updates (thousands)", "seconds": "seconds of training steps"}
 PART_COLOURS = (BLACK, *LEVEL_COLOURS[:3])
 SMALLEST_SHOWN = 1e-9  # an error of exactly 0 stands here on a logarithmic axis
 STATISTICS_COLOURS = {"no BN": COLOURS[0], "stored": COLOURS[1], "unbiased": "#CC79A7", "recalibrated": "#000000"}
-KINDS = {"training_step": "training step", "forward_and_backward": "forward and backward", "inference": "inference"}
-ARM_NAMES = {BASELINE: "no BN", BATCH_NORM: "BN", "batch_norm_folded": "BN, folded"}
+KINDS = {"training_step": "Training step", "forward_and_backward": "Forward and backward", "inference": "Inference"}
+ARM_NAMES = {BASELINE: "no BN", BATCH_NORM: "BN", "batch_norm_folded": "BN,\nfolded"}
 
 
 def early_validation(parts: pd.DataFrame) -> Figure:
@@ -43,7 +44,16 @@ def early_validation(parts: pd.DataFrame) -> Figure:
     return figure
 
 
-def speed(core: pd.DataFrame, updates_per_epoch: int, milliseconds: Mapping[str, float], level: float | None) -> Figure:
+def _draw_curves(
+    axes: Axes, trials: pd.DataFrame, x: str, column: str, colours: Mapping[Any, str], by: str = "arm"
+) -> list[tuple[float, str, str]]:
+    """Draw seeds and mean, in percent, of each arm or size (`by`) that has trials, and return what their ends are labelled with."""
+    shown = trials.assign(shown=100 * trials[column])
+    present = [(each, colour) for each, colour in colours.items() if (shown[by] == each).any()]
+    return [(plot_seeds(axes, shown[shown[by] == each], x, "shown", colour), arm_name(str(each)), colour) for each, colour in present]
+
+
+def speed(core: pd.DataFrame, updates_per_epoch: int, milliseconds: Mapping[str, float], level: float) -> Figure:
     """Draw the validation accuracy of both arms, as stored and recalibrated, against epochs, updates and the time of training steps.
 
     `milliseconds` is each arm's median training step; `level` the accuracy whose reaching counts, a share of 1.
@@ -55,37 +65,44 @@ def speed(core: pd.DataFrame, updates_per_epoch: int, milliseconds: Mapping[str,
     rows = figure.subplots(2, 3, sharex="col", sharey=True)
     for row, column in zip(rows, ("val_accuracy", "val_accuracy_recalibrated"), strict=True):
         for axes, x in zip(row, SPEED_SCALES, strict=True):
-            ends = _draw_arms(axes, history, x, column, (BASELINE, BATCH_NORM))
-            if level is not None:
-                axes.axhline(100 * level, color=GREY, linewidth=0.9, linestyle=":")
-        if ends:
-            label_ends(row[-1], ends)
+            ends = _draw_curves(axes, history, x, column, COLOURS_OF_ARMS)
+            axes.axhline(100 * level, color=GREY, linewidth=0.9, linestyle=":")
+        label_ends(row[-1], ends)
         row[0].set_ylabel(column_label(column).replace(", ", ",\n"))
     for axes, label in zip(rows[-1], SPEED_SCALES.values(), strict=True):
         axes.set_xlabel(label)
     return figure
 
 
-def _draw_arms(axes: Axes, history: pd.DataFrame, x: str, column: str, arms: Sequence[str]) -> list[tuple[float, str, str]]:
-    """Draw each arm's seeds and mean, and return what its end is labelled with."""
-    shown = history.assign(shown=100 * history[column])
-    return [
-        (plot_seeds(axes, shown[shown["arm"] == arm], x, "shown", arm_colour(arm, arms)), arm_name(arm), arm_colour(arm, arms))
-        for arm in arms
-        if (shown["arm"] == arm).any()
-    ]
-
-
-def all_arms(core: pd.DataFrame, arms: Sequence[str]) -> Figure:
+def all_arms(trials: pd.DataFrame, arms: Sequence[str]) -> Figure:
     """Draw the accuracy of every arm of a study over epochs, on training and on validation images."""
+    colours = {arm: arm_colour(arm, arms) for arm in arms}
+    panels = {"Training": (trials, "train_eval_accuracy"), "Validation": (trials, "val_accuracy")}
+    return _draw_side_by_side(panels, colours, "arm", "epoch", "accuracy (%)")
+
+
+def continued_training(continued: pd.DataFrame, fresh: pd.DataFrame, sizes: Sequence[int]) -> Figure:
+    """Draw validation accuracy of one model trained on through batch sizes, beside that of fresh models, as a chart by size shows them.
+
+    The epochs of the former are those at its `batch_size`.
+    """
+    colours = {size: colour_of(size, sizes, LEVEL_COLOURS) for size in sizes}
+    panels = {"One model, trained on": (continued, "val_accuracy"), "A fresh model for each size": (fresh, "val_accuracy")}
+    return _draw_side_by_side(panels, colours, "batch_size", "epoch at the batch size", column_label("val_accuracy"))
+
+
+def _draw_side_by_side(
+    panels: Mapping[str, tuple[pd.DataFrame, str]], colours: Mapping[Any, str], by: str, xlabel: str, ylabel: str
+) -> Figure:
+    """Draw a column of trials over epochs in each panel, given by its title."""
     figure = Figure(figsize=(WIDTH, 3.6))
-    panels = figure.subplots(1, 2, sharey=True)
-    columns = ("train_eval_accuracy", "val_accuracy")
-    ends = [_draw_arms(axes, finished(core), "epoch", column, arms) for axes, column in zip(panels, columns, strict=True)]
-    for axes, title, ends_here in zip(panels, ("Training", "Validation"), ends, strict=True):
+    row = figure.subplots(1, len(panels), sharey=True, sharex=True)
+    drawn = zip(row, panels.values(), strict=True)
+    ends = [_draw_curves(axes, trials, "epoch", column, colours, by) for axes, (trials, column) in drawn]
+    for axes, title, ends_here in zip(row, panels, ends, strict=True):
         label_ends(axes, ends_here)
-        axes.set(title=title, xlabel="epoch")
-    panels[0].set_ylabel("accuracy (%)")
+        axes.set(title=title, xlabel=xlabel)
+    row[0].set_ylabel(ylabel)
     return figure
 
 
@@ -98,36 +115,6 @@ def learning_rates(last: pd.DataFrame, study: Study, column: str) -> Figure:
     return figure
 
 
-def continued_training(history: pd.DataFrame, continued: str, fresh: Mapping[int, str], epochs_each: int) -> Figure:
-    """Draw validation accuracy of one model trained on through batch sizes, beside that of fresh models, as a chart by size shows them.
-
-    `fresh` maps each size, in the order of training, to the arm that trained at this size alone.
-    """
-    trials = finished(history)
-    on = trials[trials["arm"] == continued]
-    stage, epoch = (on["epoch"] - 1) // epochs_each, (on["epoch"] - 1) % epochs_each + 1
-    stages = {size: on.assign(epoch=epoch)[stage == place] for place, size in enumerate(fresh)}
-    figure = Figure(figsize=(WIDTH, 3.6))
-    panels = figure.subplots(1, 2, sharey=True, sharex=True)
-    starts = (stages, {size: trials[trials["arm"] == arm] for size, arm in fresh.items()})
-    ends = [_draw_sizes(axes, by_size) for axes, by_size in zip(panels, starts, strict=True)]
-    for axes, title, ends_here in zip(panels, ("One model, trained on", "A fresh model for each size"), ends, strict=True):
-        label_ends(axes, ends_here)
-        axes.set(title=title, xlabel="epoch at the batch size")
-    panels[0].set_ylabel(column_label("val_accuracy"))
-    return figure
-
-
-def _draw_sizes(axes: Axes, by_size: Mapping[int, pd.DataFrame]) -> list[tuple[float, str, str]]:
-    """Draw each size's seeds and mean, and return what its end is labelled with."""
-    colours = {size: colour_of(size, list(by_size), LEVEL_COLOURS) for size in by_size}
-    return [
-        (plot_seeds(axes, trials.assign(shown=100 * trials["val_accuracy"]), "epoch", "shown", colours[size]), str(size), colours[size])
-        for size, trials in by_size.items()
-        if not trials.empty
-    ]
-
-
 def drift(probes: pd.DataFrame) -> Figure:
     """Draw how far mean and standard deviation of each layer's input moved since the sample before."""
     return _by_layer(probes, {"mean_shift": "mean |Δμ| / σ", "log_sd_shift": "mean |Δ ln σ|"}, is_log=True)
@@ -135,13 +122,13 @@ def drift(probes: pd.DataFrame) -> Figure:
 
 def gradient_shift(probes: pd.DataFrame) -> Figure:
     """Draw how much a layer's gradient changes by the update of the layers below it."""
-    return _by_layer(probes, {"relative_change": "‖G − G′‖ / ‖G‖", "cosine": "cosine of G and G′"}, is_log=False)
+    return _by_layer(probes, {"relative_change": "‖G − G′‖ / ‖G‖", "cosine": "cosine of G and G′"})
 
 
 def units(probes: pd.DataFrame) -> Figure:
     """Draw the shares of units that are never, hardly ever and always active, in percent."""
     shares = probes.assign(**{name: 100 * probes[name] for name in ("dead", "nearly_dead", "always_on")})
-    return _by_layer(shares, {"dead": "dead (%)", "nearly_dead": "nearly dead (%)", "always_on": "always on (%)"}, is_log=False)
+    return _by_layer(shares, {"dead": "dead (%)", "nearly_dead": "nearly dead (%)", "always_on": "always on (%)"})
 
 
 def landscape(probes: pd.DataFrame) -> Figure:
@@ -149,27 +136,25 @@ def landscape(probes: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(WIDTH, 4.6))
     directions = list(dict.fromkeys(probes["direction"]))
     grid = figure.subplots(2, len(directions), sharex=True, squeeze=False)
-    for column, direction in enumerate(directions):
+    for (losses, smoothness), direction in zip(grid.T, directions, strict=True):
         ends = []
-        for arm in ARMS:
+        for arm, colour in COLOURS_OF_ARMS.items():
             by_step = probes[(probes["direction"] == direction) & (probes["arm"] == arm)].groupby("step")
-            ranges, colour = by_step["loss"].agg(["min", "max"]), arm_colour(arm, ARMS)
-            grid[0, column].fill_between(ranges.index, ranges["min"], ranges["max"], color=colour, alpha=0.35, linewidth=0)
-            smoothness = by_step["effective_smoothness"].max()
-            grid[1, column].plot(smoothness.index, smoothness, color=colour, linewidth=1.6, marker=".")
-            if len(smoothness):
-                ends.append((float(smoothness.iloc[-1]), arm_name(arm), colour))
-        grid[0, column].set_title(f"Along {'the gradient' if direction == 'gradient' else f'the step of {optimizer_name(direction)}'}")
-        grid[1, column].set_xlabel("updates")
-        scale_by_ratios(grid[1, column])
-        label_ends(grid[1, column], ends)
+            lowest, largest = by_step["loss"].min(), by_step["effective_smoothness"].max()
+            losses.fill_between(lowest.index, lowest, by_step["loss"].max(), color=colour, alpha=0.35, linewidth=0)
+            smoothness.plot(largest.index, largest, color=colour, linewidth=1.6, marker=".")
+            ends.append((float(largest.iloc[-1]), arm_name(arm), colour))
+        losses.set_title(f"Along {'the gradient' if direction == 'gradient' else f'the step of {optimizer_name(direction)}'}")
+        smoothness.set_xlabel("updates")
+        scale_by_ratios(smoothness)
+        label_ends(smoothness, ends)
     _scale_steps(grid.flat, probes)
     grid[0, 0].set_ylabel("loss: lowest to\nhighest (nats)")
     grid[1, 0].set_ylabel("largest effective\nsmoothness")
     return figure
 
 
-def _by_layer(probes: pd.DataFrame, measures: dict[str, str], *, is_log: bool) -> Figure:
+def _by_layer(probes: pd.DataFrame, measures: dict[str, str], *, is_log: bool = False) -> Figure:
     """Draw a row of panels for each measure, a column for each layer."""
     layers = sorted(set(probes["layer"]))
     figure = Figure(figsize=(WIDTH, 0.7 + 1.75 * len(measures)))
@@ -177,19 +162,17 @@ def _by_layer(probes: pd.DataFrame, measures: dict[str, str], *, is_log: bool) -
     for row, (measure, label) in zip(grid, measures.items(), strict=True):
         for axes, layer in zip(row, layers, strict=True):
             ends = []
-            for arm in ARMS:
+            for arm, colour in COLOURS_OF_ARMS.items():
                 shown = probes[(probes["arm"] == arm) & (probes["layer"] == layer)].sort_values("step")
-                axes.plot(shown["step"], shown[measure], color=arm_colour(arm, ARMS), linewidth=1.6, marker=".")
-                if len(shown):
-                    ends.append((float(shown[measure].iloc[-1]), arm_name(arm), arm_colour(arm, ARMS)))
+                axes.plot(shown["step"], shown[measure], color=colour, linewidth=1.6, marker=".")
+                ends.append((float(shown[measure].iloc[-1]), arm_name(arm), colour))
         if is_log:
             scale_by_ratios(row[0])
         label_ends(row[-1], ends)
         row[0].set_ylabel(label)
-    for axes, layer in zip(grid[0], layers, strict=True):
-        axes.set_title(f"Layer {layer:g}")
-    for axes in grid[-1]:
-        axes.set_xlabel("updates")
+    for top, bottom, layer in zip(grid[0], grid[-1], layers, strict=True):
+        top.set_title(f"Layer {layer:g}")
+        bottom.set_xlabel("updates")
     _scale_steps(grid.flat, probes)
     return figure
 
@@ -198,7 +181,7 @@ def _scale_steps(panels: Iterable[Axes], probes: pd.DataFrame) -> None:
     """Steps are sampled ever more sparsely: a logarithmic axis, with 0 on it."""
     first = min((step for step in probes["step"] if step > 0), default=1)
     for axes in panels:
-        axes.set_xscale("symlog", linthresh=max(first, 1))
+        axes.set_xscale("symlog", linthresh=first)
         axes.set_xlim(left=-0.3)
 
 
@@ -211,9 +194,8 @@ def working_principle(checks: pd.DataFrame) -> Figure:
         of_check = checks[checks["check"] == name]
         tolerance = of_check["tolerance"].dropna()
         errors = of_check["largest_error"].abs().clip(lower=SMALLEST_SHOWN)
-        axes.plot(
-            errors, [row] * len(errors), "o", color=COLOURS[1] if len(tolerance) else GREY, markersize=5, alpha=0.7, markeredgewidth=0
-        )
+        colour = COLOURS[1] if len(tolerance) else GREY
+        axes.plot(errors, [row] * len(errors), "o", color=colour, markersize=5, alpha=0.7, markeredgewidth=0)
         axes.plot(tolerance, [row] * len(tolerance), "|", color=BLACK, markersize=12, markeredgewidth=1.6)
     axes.set_xscale("log")
     axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
@@ -225,19 +207,16 @@ def working_principle(checks: pd.DataFrame) -> Figure:
 
 def timing(times: pd.DataFrame, row: JudgedClaim) -> Figure:
     """Draw the milliseconds of every block for each kind of step and arm, and the log ratios of training steps by block."""
-    kinds = [kind for kind in KINDS if (times["what"] == kind).any()]
     figure = Figure(figsize=(WIDTH, 3.2))
-    panels = figure.subplots(1, len(kinds) + 1, width_ratios=[1.2] * len(kinds) + [0.9])
-    for axes, kind in zip(panels, kinds, strict=False):
-        arms = [arm for arm in ARM_NAMES if ((times["what"] == kind) & (times["arm"] == arm)).any()]
-        for place, arm in enumerate(arms):
-            values = times.loc[(times["what"] == kind) & (times["arm"] == arm), "milliseconds"]
-            spread = np.linspace(-0.18, 0.18, len(values))
-            colour = COLOURS[list(ARM_NAMES).index(arm)]
-            axes.plot(place + spread, values, "o", color=colour, markersize=3, alpha=0.5, markeredgewidth=0)
+    panels = figure.subplots(1, len(KINDS) + 1, width_ratios=[1.2] * len(KINDS) + [0.9])
+    for axes, (kind, title) in zip(panels, KINDS.items(), strict=False):
+        by_arm = times[times["what"] == kind].groupby("arm", sort=False)["milliseconds"]
+        for place, (arm, values) in enumerate(by_arm):
+            colour = COLOURS[list(ARM_NAMES).index(str(arm))]
+            axes.plot(place + np.linspace(-0.18, 0.18, len(values)), values, "o", color=colour, markersize=3, alpha=0.5, markeredgewidth=0)
             axes.plot([place - 0.25, place + 0.25], [values.median()] * 2, color=colour, linewidth=2)
-        axes.set_xticks(range(len(arms)), [ARM_NAMES[arm].replace(", ", ",\n") for arm in arms])
-        axes.set(title=KINDS[kind].capitalize(), ylim=(0, None), xlim=(-0.5, len(arms) - 0.5))
+        axes.set_xticks(range(len(by_arm)), [ARM_NAMES[str(arm)] for arm, _ in by_arm])
+        axes.set(title=title, ylim=(0, None), xlim=(-0.5, len(by_arm) - 0.5))
     panels[0].set_ylabel("milliseconds")
     draw_effect(panels[-1], row)
     return figure
@@ -252,8 +231,7 @@ def variance_shift(ratios: pd.DataFrame, layers: Sequence[int], levels: Sequence
         for layer in layers:
             values = ratios.loc[ratios["dropout"] == level, f"variance_ratio_{layer}"].dropna()
             axes.plot([layer + offset] * len(values), values, "o", color=colour, markersize=4, alpha=0.5, markeredgewidth=0)
-            if len(values):
-                axes.plot(layer + offset, values.mean(), "D", color=colour, markersize=6, markeredgecolor="white")
+            axes.plot(layer + offset, values.mean(), "D", color=colour, markersize=6, markeredgecolor="white")
         theory = 1 / (1 - level)
         axes.axhline(theory, color=colour, linewidth=1.1, linestyle="--")
         axes.text(
@@ -279,14 +257,12 @@ def tiny_batches(accuracies: pd.DataFrame, parts: pd.DataFrame, sizes: Sequence[
         levels.plot(mean.index, mean, color=colour, linewidth=2, marker="o", markersize=4)
         if len(mean):
             ends.append((float(mean.iloc[-1]), name if name == "no BN" else f"BN, {name}", colour))
-    if ends:
-        label_ends(levels, ends)
+    label_ends(levels, ends)
     levels.set_xticks(range(len(sizes)), list(map(str, sizes)))
     levels.set(xlabel="batch size", ylabel="validation accuracy (%)", title="Every seed")
     for row, name in enumerate(parts.columns):
         split.plot(100 * parts[name], [row] * len(parts), "o", color=BLACK, markersize=3.5, alpha=0.45, markeredgewidth=0)
-        if len(parts):
-            split.plot(100 * parts[name].mean(), row, "D", color=BLACK, markersize=6, markeredgecolor="white")
+        split.plot(100 * parts[name].mean(), row, "D", color=BLACK, markersize=6, markeredgecolor="white")
     split.axvline(0, color=GREY, linewidth=0.9)
     split.set_yticks(range(len(parts.columns)), [name.replace("moving-average ", "moving-average\n") for name in parts.columns])
     split.set(ylim=(len(parts.columns) - 0.5, -0.5), xlabel="cost of tiny batches (points)", title="Made of")
@@ -302,30 +278,23 @@ def discrepancy(probes: pd.DataFrame) -> Figure:
     panels = figure.subplots(1, len(steps) + 1)
     for axes, step in zip(panels, steps, strict=False):
         of_step = probes[probes["step"] == step]
-        ends = []
-        for layer, rows in of_step.sort_values("batch_size").groupby("layer"):
-            colour = LEVEL_COLOURS[(int(str(layer).split(".")[0]) - 1) % len(LEVEL_COLOURS)]
+        for index, (layer, rows) in enumerate(of_step.sort_values("batch_size").groupby("layer")):
+            colour, start = LEVEL_COLOURS[index % len(LEVEL_COLOURS)], (rows["batch_size"].iloc[0], rows["theory"].iloc[0])
             axes.plot(rows["batch_size"], rows["theory"], color=colour, linewidth=1.2)
             axes.plot(rows["batch_size"], rows["rms_ratio"], "o", color=colour, markersize=4)
-            ends.append((float(rows["theory"].iloc[0]), f"layer {layer:g}", colour))
-        for height, text, colour in ends:
-            axes.annotate(text, (of_step["batch_size"].min(), height), (5, 3), textcoords="offset points", color=ink(colour), size=8)
+            axes.annotate(f"layer {layer:g}", start, (5, 3), textcoords="offset points", color=ink(colour), size=8)
         axes.set_title(f"After step {step:,}" if step else "At initialization")
         scale_by_ratios(axes)
         _scale_sizes(axes, of_step["batch_size"])
     panels[0].set_ylabel("RMS ratio (lines: theory)")
-    _draw_modes(panels[-1], probes[probes["step"] == steps[-1]])
+    once, accuracy = of_step.drop_duplicates("batch_size").sort_values("batch_size"), panels[-1]  # at the last step
+    for row, (mode, colour) in enumerate({"training": COLOURS[1], "inference": "#000000"}.items()):
+        accuracy.plot(once["batch_size"], 100 * once[f"accuracy_{mode}_mode"], color=colour, marker="o", markersize=4, linewidth=1.2)
+        place = {"transform": accuracy.transAxes, "ha": "right"}
+        accuracy.text(0.98, 0.13 - 0.08 * row, f"{mode} mode", color=ink(colour), fontweight="bold", **place)
+    accuracy.set(ylabel="accuracy (%)", title=f"After step {steps[-1]:,}")
+    _scale_sizes(accuracy, once["batch_size"])
     return figure
-
-
-def _draw_modes(axes: Axes, probes: pd.DataFrame) -> None:
-    once = probes.drop_duplicates("batch_size").sort_values("batch_size")
-    modes = {"training": COLOURS[1], "inference": "#000000"}
-    for row, (mode, colour) in enumerate(modes.items()):
-        axes.plot(once["batch_size"], 100 * once[f"accuracy_{mode}_mode"], color=colour, marker="o", markersize=4, linewidth=1.2)
-        axes.text(0.98, 0.13 - 0.08 * row, f"{mode} mode", transform=axes.transAxes, color=ink(colour), ha="right", fontweight="bold")
-    axes.set(ylabel="accuracy (%)", title=f"After step {probes['step'].iloc[0]:,}")
-    _scale_sizes(axes, once["batch_size"])
 
 
 def _scale_sizes(axes: Axes, sizes: "pd.Series[int]") -> None:

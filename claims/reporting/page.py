@@ -26,18 +26,19 @@ VERDICTS = ("supported", "true but negligible", "inconclusive", "refuted", "reve
 def make_report(results: Results) -> dict[str, str]:
     """Return every file of the report: its path below reports/claims, and its text."""
     claims, studies = results.sections.claims, results.studies.declared
+    topics = {make.__name__: make(results) for make in TOPICS}
     details = {name: make(results, claims[name]) for name, make in DETAILS.items() if name in claims and claims[name].kind != "explored"}
-    topics = {name: make(results) for name, make in TOPICS.items()}
+    on_studies = {name: claim for name, claim in claims.items() if claim.effect}
+    tested = {name: claim for name, claim in claims.items() if claim.kind == "tested"}
+    trials = {name: results.trials[claim.study] for name, claim in on_studies.items()}
     context = describe_verdicts(results)
     svgs = {"verdicts": draw(forest, context["plotted"])}
-    for name, claim in claims.items():
-        if claim.kind == "tested":
-            tables = results.histories[claim.study], results.trials[claim.study]
-            svgs[f"claim_{name}"] = draw(claim_figure, claim, results.verdicts[name], studies[claim.study], *tables)
+    for name, claim in tested.items():
+        svgs[f"claim_{name}"] = draw(
+            claim_figure, claim, results.verdicts[name], studies[claim.study], results.histories[claim.study], trials[name]
+        )
     for topic in (*topics.values(), *details.values()):
         svgs |= topic.figures if topic else {}
-    on_studies = {name: claim for name, claim in claims.items() if claim.effect}
-    trials = {name: results.trials[claim.study] for name, claim in on_studies.items()}
     context |= {name: topic.facts if topic else None for name, topic in topics.items()}
     context |= {
         "claims": claims,
@@ -47,7 +48,7 @@ def make_report(results: Results) -> dict[str, str]:
         "over_epochs": lambda claim: varied_parameter(claim, studies[claim.study]) is None,
         "shows_arms": lambda claim: shows_arms(claim, studies[claim.study]),
         "diverged": {name: int(trials[name].loc[trials[name]["arm"].isin(claims[name].arms), "diverged"].sum()) for name in on_studies},
-        "levels": {name: levels(results, name, claim) for name, claim in claims.items() if claim.kind == "tested"},
+        "levels": {name: levels(results, name, claim) for name, claim in tested.items()},
         "settings": results.studies.settings(BASELINE),
         "weights": int(results.layers.loc[results.layers["arm"] == BASELINE, ["trained", "moving"]].to_numpy().sum()),
         "dataset": results.profile["dataset"]["title"],
@@ -72,8 +73,7 @@ def describe_verdicts(results: Results) -> dict[str, Any]:
         if claim.kind == "tested":
             histories = whole_histories(results.studies, claim.study, results.histories[claim.study])
             labels = label_columns(results.studies.declared[claim.study])
-            statistics = ("recalibrated", "batch_statistics")
-            otherwise[name] = {which: effect_with(which, claim, name, histories, labels) for which in statistics}
+            otherwise[name] = {which: effect_with(which, claim, name, histories, labels) for which in ("recalibrated", "batch_statistics")}
     short = [row for row in judged if row.kind == "tested" and row.verdict != "supported" and not row.has_margin]
     found = sorted({row.verdict for row in judged}, key=lambda verdict: VERDICTS.index(verdict) if verdict in VERDICTS else len(VERDICTS))
     return {

@@ -1,6 +1,5 @@
 """What the report of the claims is made of: everything under reports/claims, read and checked."""
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,6 @@ PUBLISHED_DTYPES = defaultdict(lambda: "str", epochs="float64", accuracy="float6
 
 
 class _VerdictsFile(BaseModel):
-    significance: float
     claims: list[JudgedClaim]
 
 
@@ -85,23 +83,18 @@ def read_results() -> Results:
         timing=read_timing(),
         mechanisms={name: read_mechanism(name) for name in MECHANISM_COLUMNS},
         published=read_table(PUBLISHED, PUBLISHED_COLUMNS, "take it back from git", PUBLISHED_DTYPES),
-        tested=read_table(REPORTS / "test_trials.csv", ["arm", "seed", "accuracy"], "run `dvc repro report` to make it"),
-        layers=read_table(REPORTS / "layers.csv", ["arm", "layer", "trained", "moving"], "run `dvc repro report` to make it"),
+        tested=read_table(REPORTS / "test_trials.csv", ["arm", "accuracy"], "run `dvc repro report` to make it"),
+        layers=read_table(REPORTS / "layers.csv", ["arm", "trained", "moving"], "run `dvc repro report` to make it"),
         profile=read_json(REPORTS / "data_profile.json", "report"),
     )
 
 
 def _read_verdicts(sections: ClaimSections) -> dict[str, JudgedClaim]:
     try:
-        content = json.loads(VERDICTS.read_text(encoding="utf-8"))
-        verdicts = {row.id: row for row in _VerdictsFile.model_validate(content).claims}
-    except FileNotFoundError:
-        raise PipelineError(f"{VERDICTS}: not found; {remedy('verdicts')}") from None
+        rows = _VerdictsFile.model_validate(read_json(VERDICTS, "claims/dvc.yaml:verdicts")).claims
     except ValidationError as error:
         raise PipelineError(f"{explain(error, f'{VERDICTS}: ')}; {remedy('verdicts')}") from None
-    except ValueError:
-        raise PipelineError(f"{VERDICTS}: not valid JSON; {remedy('verdicts')}") from None
-    declared = {name: (claim.says, claim.metric, claim.smallest_effect) for name, claim in sections.claims.items()}
-    if declared != {name: (row.says, row.metric, row.smallest_effect) for name, row in verdicts.items()}:
+    declared = [(name, claim.says, claim.metric, claim.smallest_effect) for name, claim in sections.claims.items()]
+    if declared != [(row.id, row.says, row.metric, row.smallest_effect) for row in rows]:
         raise PipelineError(f"{VERDICTS}: of other claims than claims/params.yaml declares; run `make verdicts`")
-    return verdicts
+    return {row.id: row for row in rows}

@@ -18,7 +18,6 @@ from claims.reporting.figures import varied_parameter
 from claims.reporting.results import Results
 from pipeline.common.statistics import summarize
 from pipeline.pages.plotting import draw
-from pipeline.pages.wording import Figures
 from pipeline.trials.notebook import BASELINE, BATCH_NORM
 
 CORE, LEARNING_RATE, CONTINUED = "core", "learning_rate", "continued_training"
@@ -51,12 +50,18 @@ def summary(values: "pd.Series[float]") -> dict[str, float]:
     return {"mean": found.mean, "n": found.n, **({"sd": found.sd} if found.sd is not None else {})}
 
 
-def _has(results: Results, study: str, *arms: str, beside: str = "") -> bool:
-    """Return whether a study has these arms and one level, or varies `beside` alone: over further levels a mean says nothing."""
+def _has(results: Results, study: str, *arms: str, varied: str = "") -> bool:
+    """Return whether a study has these arms and one level, or varies `varied` alone: over further levels a mean says nothing."""
     declared = results.studies.declared.get(study)
-    if declared is None or not {*arms} <= {*declared.arms}:
+    if declared is None or not {*arms} <= {*declared.arms} or (varied and varied not in declared.grid):
         return False
-    return all(len(values) == 1 for key, values in declared.grid.items() if key != beside)
+    return all(len(values) == 1 for key, values in declared.grid.items() if key != varied)
+
+
+def _last_epochs(trials: pd.DataFrame, column: str, by: str) -> pd.DataFrame:
+    """Return the mean of a column over the last epochs of each trial: a row for each seed, a column for each arm, or what else it is by."""
+    means = trials.groupby([by, "seed"]).tail(LAST_EPOCHS).groupby([by, "seed"])[column].mean()
+    return means.unstack(by)  # noqa: PD010 - its index has these two levels
 
 
 def early_validation(results: Results) -> Topic | None:
@@ -83,26 +88,26 @@ def early_validation(results: Results) -> Topic | None:
 def speed(results: Results) -> Topic | None:
     """Accuracy per epoch, update and second, and the step time at which fewer epochs would no longer pay."""
     claim, overhead = results.sections.claims.get("B2a"), results.verdicts.get("L1")
-    if claim is None or overhead is None or claim.study != CORE or not _has(results, CORE, BASELINE, BATCH_NORM):
+    if overhead is None or claim is None or claim.study != CORE or not isinstance(claim.measure, LogEpochsToReach):
         return None
-    if not isinstance(claim.measure, LogEpochsToReach):
+    if not _has(results, CORE, BASELINE, BATCH_NORM):
         return None
     steps = results.timing[results.timing["what"] == "training_step"]
-    milliseconds = {str(arm): float(times.median()) for arm, times in steps.groupby("arm")["milliseconds"]}
+    milliseconds, level = steps.groupby("arm")["milliseconds"].median().to_dict(), claim.measure.level
     batch_size = results.studies.settings(BATCH_NORM)["batch_size"]
     updates = math.ceil(results.training_images / batch_size)
     epochs = {str(arm): of_arm["B2a"].map(math.exp) for arm, of_arm in results.trials[CORE].groupby("arm")}
     facts = {
         "break_even": results.verdicts["B2a"].effect,
         "measured": overhead.effect,
-        "level": claim.measure.level,
+        "level": level,
         "updates": updates,
         "milliseconds": milliseconds,
         "batch_size": batch_size,
         "epochs": {arm: summary(to_level) for arm, to_level in epochs.items()},
         "never": {arm: int((to_level > results.studies.epochs(arm) + 0.999).sum()) for arm, to_level in epochs.items()},
     }
-    return Topic(facts, {"speed": draw(figures_topics.speed, results.histories[CORE], updates, milliseconds, claim.measure.level)})
+    return Topic(facts, {"speed": draw(figures_topics.speed, results.histories[CORE], updates, milliseconds, level)})
 
 
 def own_error(results: Results) -> Topic | None:
@@ -110,19 +115,18 @@ def own_error(results: Results) -> Topic | None:
     if not _has(results, CONTINUED):
         return None
     settings = {arm: results.studies.settings(arm) for arm in results.studies.declared[CONTINUED].arms}
-    continued = next((arm for arm, of_arm in settings.items() if of_arm["earlier_batch_sizes"]), None)
-    if continued is None:
+    by_sizes = {(*of_arm["earlier_batch_sizes"], of_arm["batch_size"]): arm for arm, of_arm in settings.items()}
+    sizes = max(by_sizes, key=len)
+    if len(sizes) == 1 or not all((size,) in by_sizes for size in sizes):
         return None
-    sizes, each = [*settings[continued]["earlier_batch_sizes"], settings[continued]["batch_size"]], settings[continued]["epochs"]
-    by_size = {of_arm["batch_size"]: arm for arm, of_arm in settings.items() if not of_arm["earlier_batch_sizes"]}
-    if not set(sizes) <= set(by_size):
-        return None
-    fresh, history, metrics = {size: by_size[size] for size in sizes}, results.histories[CONTINUED], {}
-    trials = contrasts.finished(history)
+    trials, each = contrasts.finished(results.histories[CONTINUED]), settings[by_sizes[sizes]]["epochs"]
+    continued = trials[trials["arm"] == by_sizes[sizes]]
+    stage, epoch = (continued["epoch"] - 1) // each, (continued["epoch"] - 1) % each + 1
+    continued = continued.assign(batch_size=stage.map(dict(enumerate(sizes))), epoch=epoch)
+    fresh = trials[trials["arm"].isin([by_sizes[size,] for size in sizes])]
+    metrics = {}
     for metric in ("val_accuracy", "train_eval_accuracy"):
-        on = contrasts.by_size_trained_on(trials[trials["arm"] == continued], sizes, each, metric, LAST_EPOCHS)
-        by_arm = contrasts.last_epochs(history, metric, LAST_EPOCHS)
-        alone = pd.DataFrame({size: by_arm[arm] for size, arm in fresh.items() if arm in by_arm}).reindex(columns=sizes)
+        on, alone = (_last_epochs(of, metric, "batch_size").reindex(columns=[*sizes]) for of in (continued, fresh))
         apparent, real = on[sizes[-1]] - on[sizes[0]], alone[sizes[-1]] - alone[sizes[0]]
         metrics[metric] = {
             "continued": {size: summary(on[size]) for size in sizes},
@@ -133,20 +137,20 @@ def own_error(results: Results) -> Topic | None:
             "fake": interval(apparent - real),
         }
     facts = {"sizes": sizes, "epochs_each": each, "epochs": min(LAST_EPOCHS, each), "metrics": metrics}
-    return Topic(facts, {"continued_training": draw(figures_topics.continued_training, history, continued, fresh, each)})
+    return Topic(facts, {"continued_training": draw(figures_topics.continued_training, continued, fresh, sizes)})
 
 
 def arms(results: Results) -> Topic | None:
     """Every arm of the core study beside the arm without normalization that has the same optimizer and learning rate, or the baseline."""
     if not _has(results, CORE, BASELINE):
         return None
-    study, history = results.studies.declared[CORE], results.histories[CORE]
+    study, trials = results.studies.declared[CORE], contrasts.finished(results.histories[CORE])
     settings = {arm: results.studies.settings(arm) for arm in study.arms}
     alike = {arm: (of_arm["optimizer"], of_arm["learning_rate"]) for arm, of_arm in settings.items()}
-    plain = [arm for arm, of_arm in settings.items() if of_arm["normalization"] == "none"]
+    plain = [arm for arm in study.arms if settings[arm]["normalization"] == "none"]
     references = {arm: next((other for other in plain if alike[other] == alike[arm]), BASELINE) for arm in study.arms}
     metrics = ("train_eval_accuracy", "val_accuracy", "val_accuracy_recalibrated", "val_accuracy_batch_statistics")
-    last = {metric: contrasts.last_epochs(history, metric, LAST_EPOCHS).reindex(columns=study.arms) for metric in metrics}
+    last = {metric: _last_epochs(trials, metric, "arm").reindex(columns=study.arms) for metric in metrics}
     facts = {
         "names": study.arms,
         "references": references,
@@ -159,52 +163,48 @@ def arms(results: Results) -> Topic | None:
         "diverged": results.trials[CORE].groupby("arm")["diverged"].sum().to_dict(),
         "n": len(study.seeds),
     }
-    return Topic(facts, {"all_arms": draw(figures_topics.all_arms, history, study.arms)})
+    return Topic(facts, {"all_arms": draw(figures_topics.all_arms, trials, study.arms)})
 
 
 def best_learning_rates(results: Results) -> Topic | None:
-    """Each arm at the learning rate that is best for it."""
-    if not _has(results, LEARNING_RATE, beside="learning_rate") or "learning_rate" not in results.histories[LEARNING_RATE]:
+    """Each arm at the learning rate that is best for it by its mean over seeds after the last epoch."""
+    if not _has(results, LEARNING_RATE, varied="learning_rate"):
         return None
-    history, study, column = results.histories[LEARNING_RATE], results.studies.declared[LEARNING_RATE], "val_accuracy_recalibrated"
-    last = history[history["epoch"] == history.groupby(["arm", "learning_rate", "seed"])["epoch"].transform("max")]
-    best, values = contrasts.at_best_level(history, "learning_rate", column)
+    study, column = results.studies.declared[LEARNING_RATE], "val_accuracy_recalibrated"
+    last = contrasts.last_epoch(results.histories[LEARNING_RATE], "learning_rate")
+    values = last.pivot_table(index="seed", columns=["arm", "learning_rate"], values=column)
+    best = {arm: values[arm].mean().idxmax() for arm in study.arms}
+    at_best = {arm: values[arm, rate] for arm, rate in best.items()}
     facts = {
         "best": best,
         "rates": study.grid["learning_rate"],
-        "epochs": int(history["epoch"].max()),
-        "accuracy": {arm: summary(values[arm]) for arm in values},
-        "difference": {arm: interval(values[arm] - values[BASELINE]) for arm in values if BASELINE in values},
+        "epochs": int(last["epoch"].max()),
+        "accuracy": {arm: summary(of_arm) for arm, of_arm in at_best.items()},
+        "difference": {arm: interval(of_arm - at_best[BASELINE]) for arm, of_arm in at_best.items() if BASELINE in at_best},
     }
     return Topic(facts, {"learning_rates": draw(figures_topics.learning_rates, last, study, column)})
 
 
-def mechanisms(results: Results) -> Topic | None:
+def mechanisms(results: Results) -> Topic:
     """What was probed inside one pair of networks."""
-    tables, names = results.mechanisms, ("drift", "gradient_shift", "landscape", "units")
-    by_arm = [{arm: tables[name][tables[name]["arm"] == arm] for arm in (BASELINE, BATCH_NORM)} for name in names]
-    if any(rows.empty for of_arm in by_arm for rows in of_arm.values()):
-        return None
-    drift, shift, landscape, units = by_arm
-    directions: dict[str, Facts] = {}
-    for direction in dict.fromkeys(tables["landscape"]["direction"]):
-        for arm, rows in landscape.items():
-            by_step = rows[rows["direction"] == direction].groupby("step")
-            loss_range = by_step["loss"].max() - by_step["loss"].min()
-            found = {"loss_range": float(loss_range.mean()), "smoothness": float(by_step["effective_smoothness"].max().mean())}
-            directions.setdefault(str(direction), {})[arm] = found
+
+    def means(probes: pd.DataFrame, *columns: str) -> dict[str, dict[str, float]]:
+        return {column: probes.groupby("arm")[column].mean().to_dict() for column in columns}
+
+    tables = {name: results.mechanisms[name] for name in ("drift", "gradient_shift", "landscape", "units")}
+    by_step = tables["landscape"].groupby(["direction", "arm", "step"], sort=False)
+    loss = by_step["loss"].agg(["min", "max"])
+    found = pd.DataFrame({"loss_range": loss["max"] - loss["min"], "smoothness": by_step["effective_smoothness"].max()})
+    last_step = int(tables["units"]["step"].max())
     facts = {
-        "drift": {column: {arm: float(rows[column].mean()) for arm, rows in drift.items()} for column in ("mean_shift", "log_sd_shift")},
-        "shift": {column: {arm: float(rows[column].mean()) for arm, rows in shift.items()} for column in ("relative_change", "cosine")},
-        "directions": directions,
-        "units": {
-            column: {arm: float(rows.loc[rows["step"] == rows["step"].max(), column].mean()) for arm, rows in units.items()}
-            for column in ("dead", "nearly_dead", "always_on")
-        },
-        "last_step": int(tables["units"]["step"].max()),
+        "drift": means(tables["drift"], "mean_shift", "log_sd_shift"),
+        "shift": means(tables["gradient_shift"], "relative_change", "cosine"),
+        "directions": {direction: means(rows, *found) for direction, rows in found.groupby("direction", sort=False)},
+        "units": means(tables["units"][tables["units"]["step"] == last_step], "dead", "nearly_dead", "always_on"),
+        "last_step": last_step,
         "settings": results.probed,
     }
-    return Topic(facts, {name: draw(getattr(figures_topics, name), tables[name]) for name in names})
+    return Topic(facts, {name: draw(getattr(figures_topics, name), table) for name, table in tables.items()})
 
 
 def working_principle(results: Results, _: Claim) -> Topic:
@@ -216,31 +216,28 @@ def working_principle(results: Results, _: Claim) -> Topic:
         "tested": len(tested),
         "passed": len(tested) - len(failed),
         "failed": list(dict.fromkeys(failed["check"])),
-        "largest": {str(check): float(rows["largest_error"].abs().max()) for check, rows in checks.groupby("check", sort=False)},
+        "largest": checks.groupby("check")["largest_error"].max().to_dict(),
     }
     return Topic(facts, {"working_principle": draw(figures_topics.working_principle, checks)})
 
 
 def timing(results: Results, _: Claim) -> Topic:
     """How long steps take with and without BN, whole and in parts, and inference with BN folded away."""
-    times, ratios = results.timing, {}
-    medians = {(str(what), str(arm)): float(rows["milliseconds"].median()) for (what, arm), rows in times.groupby(["what", "arm"])}
+    times, ratios = results.timing.pivot_table(index="block", columns=["what", "arm"], values="milliseconds"), {}
     for what, treatment, reference in TIMED_PAIRS:
-        if {(what, treatment), (what, reference)} <= medians.keys():
-            blocks = times[times["what"] == what].pivot_table(index="block", columns="arm", values="milliseconds")
-            blocks = blocks[[treatment, reference]].dropna()
-            judged = judge_timing(blocks[treatment], blocks[reference], 0.0, 0.0)
-            found = {"n": judged.n, "mean": judged.mean, "low_95": judged.low_95, "high_95": judged.high_95}
-            ratios[what, treatment, reference] = {name: value for name, value in found.items() if value is not None}
-    return Topic({"ratios": ratios, "medians": medians}, {"timing": draw(figures_topics.timing, times, results.verdicts["L1"])})
+        judged = judge_timing(times[what, treatment], times[what, reference], 0.0, 0.0)
+        ratios[what, treatment, reference] = {name: getattr(judged, name) for name in ("n", "mean", "low_95", "high_95")}
+    facts = {"ratios": ratios, "medians": times.median().to_dict()}
+    return Topic(facts, {"timing": draw(figures_topics.timing, results.timing, results.verdicts["L1"])})
 
 
 def variance_shift(results: Results, claim: Claim) -> Topic | None:
     """Moving over population variance of each BN layer, with and without dropout, and its share of the shift of independent units."""
-    history = results.histories[claim.study]
+    history = contrasts.finished(results.histories[claim.study])
     if "dropout" not in history:
         return None
-    ratios, layers = contrasts.last_variance_ratios(history)
+    ratios = contrasts.last_epoch(history[history["arm"] == BATCH_NORM], "dropout").dropna(axis="columns", how="all")
+    layers = [int(column.removeprefix("variance_ratio_")) for column in map(str, ratios) if column.startswith("variance_ratio_")]
     if ratios.empty or not layers:
         return None
     rates = [float(rate) for rate in results.studies.declared[claim.study].grid["dropout"]]
@@ -251,7 +248,7 @@ def variance_shift(results: Results, claim: Claim) -> Topic | None:
         shifts = [at_rate["mean"] / at_none["mean"] - 1 for at_rate, at_none in pairs if at_rate and at_none]
         if shifts:
             shares[rate] = sum(shifts) / len(shifts) / (1 / (1 - rate) - 1)
-    facts = {"rates": rates, "layers": layers, "ratios": found, "theory": {rate: 1 / (1 - rate) for rate in rates}, "share": shares}
+    facts = {"rates": rates, "layers": layers, "ratios": found, "share": shares}
     return Topic(facts, {"variance_shift": draw(figures_topics.variance_shift, ratios, layers, rates)})
 
 
@@ -265,7 +262,6 @@ def tiny_batches(results: Results, claim: Claim) -> Topic | None:
     parts, sizes = contrasts.split_tiny_batches(accuracies, large=compared[-1], tiny=compared[0]), sorted(study.grid["batch_size"])
     smallest, last = int(probes["batch_size"].min()), int(probes["step"].max())
     at_smallest = probes[(probes["batch_size"] == smallest) & (probes["step"] == last)].iloc[0]
-    deviation = (probes["rms_ratio"] / probes["theory"] - 1).abs().groupby(probes["step"]).max()
     facts = {
         "tiny": compared[0],
         "large": compared[-1],
@@ -275,7 +271,7 @@ def tiny_batches(results: Results, claim: Claim) -> Topic | None:
         "probe": {
             "smallest": smallest,
             "last_step": last,
-            "deviation": {int(str(step)): float(largest) for step, largest in deviation.items()},
+            "deviation": (probes["rms_ratio"] / probes["theory"] - 1).abs().groupby(probes["step"]).max().to_dict(),
             **{name: float(at_smallest[name]) for name in ("accuracy_training_mode", "accuracy_inference_mode", "divergence")},
         },
     }
@@ -288,45 +284,36 @@ def tiny_batches(results: Results, claim: Claim) -> Topic | None:
 def levels(results: Results, name: str, claim: Claim) -> Facts | None:
     """Return, for a claim over levels, each arm's measure at each, trials that fell short or diverged, and arms beside those compared."""
     study = results.studies.declared[claim.study]
-    if claim.measure is None or (key := varied_parameter(claim, study)) is None:
+    if (key := varied_parameter(claim, study)) is None:
         return None
     trials = of_claim(claim, results.trials[claim.study])
     if trials.duplicated([key, "arm", "seed"]).any():  # another parameter varies too, and the terms differ in both
         return None
     threshold = claim.across.threshold if isinstance(claim.across, LargestUsable) else None
-    others = [arm for arm in study.arms if arm not in (BASELINE, BATCH_NORM)] if claim.across and BATCH_NORM in study.arms else []
-    rows: list[Facts] = []
-    differences: dict[str, list[Figures]] = {arm: [] for arm in others}
+    rows: list[tuple[object, Facts]] = []
     for level in study.grid[key]:
-        cells = {arm: trials[at_level(trials, {key: level, "arm": arm})] for arm in study.arms}
-        row = {
+        cells = {arm: trials[at_level(trials, {key: level, "arm": arm})].set_index("seed") for arm in study.arms}
+        facts = {
             arm: {
                 "measured": summary(cell[name]),
                 "short": int((~(cell[name] >= threshold)).sum()) if threshold is not None else None,
                 "diverged": int(cell["diverged"].sum()),
                 "n": len(cell),
+                "beside": interval(cell[name] - cells[BATCH_NORM][name]) if BATCH_NORM in cells else {},
             }
             for arm, cell in cells.items()
         }
-        rows.append({"level": level, "arms": row})
-        for arm in others:
-            of_arm, of_batch_norm = (cells[which].set_index("seed")[name] for which in (arm, BATCH_NORM))
-            differences[arm].append(interval(of_arm - of_batch_norm))
+        rows.append((level, facts))
     return {
         "parameter": key.replace("_", " "),
         "threshold": threshold,
-        "arms": study.arms,
         "rows": rows,
         "any_diverged": bool(trials["diverged"].any()),
-        "others": differences,
-        "epsilon": {arm: results.studies.settings(arm)["batch_norm_epsilon"] for arm in study.arms},
-        "measure": claim.measure,
+        "others": [arm for arm in study.arms if arm not in (BASELINE, BATCH_NORM)] if claim.across and BATCH_NORM in study.arms else [],
     }
 
 
-TOPICS: dict[str, Callable[[Results], Topic | None]] = {
-    topic.__name__: topic for topic in (early_validation, speed, own_error, arms, best_learning_rates, mechanisms)
-}
+TOPICS: tuple[Callable[[Results], Topic | None], ...] = (early_validation, speed, own_error, arms, best_learning_rates, mechanisms)
 DETAILS: dict[str, Callable[[Results, Claim], Topic | None]] = {
     "C0": working_principle,
     "L1": timing,

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
-from claims.judging.amounts import MINUS, SPACE, amount, number_of, threshold, unit_name
+from claims.judging.amounts import SPACE, amount, number_of, threshold, unit_name
 from claims.judging.kinds import Measure
 from pipeline.pages.wording import Figures, arm_label, number, percent
 from pipeline.trials.notebook import BASELINE, BATCH_NORM
@@ -33,16 +33,9 @@ def bare_cell(figures: Figures, unit: str) -> str:
     return f"{number_of(figures['mean'], unit)}{bounds}"
 
 
-def probability(p: float | None) -> str:
+def probability(p: float) -> str:
     """Return a p-value with its sign of equality, as exact as it is worth."""
-    if p is None:
-        return f"={SPACE}–"
     return f"<{SPACE}0.0001" if p < 0.0001 else f"={SPACE}{p:.4f}" if p < 0.1 else f"={SPACE}{p:.2f}"
-
-
-def standardized(d_z: float | None) -> str:
-    """Return a standardized effect, or a dash when there is none."""
-    return "–" if d_z is None else f"{d_z:.2f}".replace("-", MINUS)
 
 
 def share(summary: Figures, digits: int = 1) -> str:
@@ -109,12 +102,7 @@ def cited(citation: str) -> str:
     return f"[{found[1]}](https://arxiv.org/abs/{found[2]})" if found else citation
 
 
-def capitalize_first(text: str) -> str:
-    """Return text with a capital first letter, the rest as it is."""
-    return text[:1].upper() + text[1:]
-
-
 FILTERS = (
-    *(amount, threshold, effect, effect_cell, bare_cell, probability, standardized, share, measured, compared),
-    *(ranges, join_words, arm_name, optimizer_name, cited, capitalize_first),
+    *(amount, threshold, effect, effect_cell, bare_cell, probability, share, measured, compared),
+    *(ranges, join_words, arm_name, optimizer_name, cited),
 )
