@@ -52,8 +52,7 @@ def main() -> None:
         with replacing(survey.figures) as temporary:
             temporary.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     table = "\n".join(["| what was done to it | times |", "|---|---:|", *rows])
-    begin, end = f"<!-- {survey.block}: made by {survey.target} -->", f"<!-- end of {survey.block} -->"
-    update_page(begin, end, table, check=arguments.check, page=survey.page, remedy=f"run `{survey.target}`")
+    update_page(survey.block, survey.target, table, check=arguments.check, page=survey.page)
 
 
 def count_figures(report: Path, figures: list[dict[str, str | int]], survey: Survey) -> bool:
