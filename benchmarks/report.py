@@ -13,16 +13,14 @@ from benchmarks.measure import Json
 from benchmarks.steps import PEERS, REFERENCE_BATCH_SIZE
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
-from pipeline.pages.generated import FIGURES, check_files, update_page, write_files
+from pipeline.pages.generated import FIGURES, update_files, update_page
 from pipeline.pages.plotting import ARM_COLOURS, LEVEL_COLOURS, draw, label_ends
 from pipeline.pages.rendering import make_environment
 
 FOLDER = Path("benchmarks")
 RESULTS = FOLDER / "results.json"
 TEMPLATES = Path(__file__).parent / "templates"
-BEGIN = "<!-- speed: made by python -m benchmarks.report -->"
-END = "<!-- end of speed -->"
-REMEDY = "run `python -m benchmarks.report`"
+COMMAND = "python -m benchmarks.report"
 MEASURE = "make bench"
 SECTIONS = ("machine", "steps", "floor", "whole_jobs", "growth", "precision", "precision_steps", "instruction_sets")
 REFERENCE_NORMALIZATION = "batch"
@@ -53,12 +51,8 @@ def write_report(*, check: bool = False) -> None:
         PipelineError: results.json cannot be read, or with `check`, something is not what it gives.
     """
     results = read_results(RESULTS)
-    files = make_report(results)
-    if check:
-        check_files(files, FOLDER, REMEDY)
-    else:
-        write_files(files, FOLDER)
-    update_page(BEGIN, END, render("headline.md.jinja", results), check=check, remedy=REMEDY)
+    update_files(make_report(results), FOLDER, COMMAND, check=check)
+    update_page("speed", COMMAND, render("headline.md.jinja", results), check=check)
 
 
 def read_results(path: Path, command: str = MEASURE) -> Json:

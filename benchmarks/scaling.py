@@ -11,14 +11,14 @@ from benchmarks.measure import Json
 from benchmarks.report import read_results, render
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
-from pipeline.pages.generated import check_files, update_page, write_files
+from pipeline.pages.generated import update_files, update_page
 from pipeline.pages.plotting import ARM_COLOURS, GREY, draw
 
 PAGE = Path("docs/scaling.md")
 FIGURE = "figures/scaling.svg"
 LEDGER, CLUSTER = Path("benchmarks/ledger.json"), Path("benchmarks/cluster.json")
 BLOCKS = ("overhead", "ledger", "limits")
-REMEDY = "run `python -m benchmarks.scaling`"
+COMMAND = "python -m benchmarks.scaling"
 MEASURE = "make bench-scaling"
 COUNTS = (1_000, 100_000)
 CPUS = (16, 128, 1_024)
@@ -37,13 +37,9 @@ def main() -> None:
         blocks = {block: render(f"scaling_{block}.md.jinja", facts) for block in BLOCKS}
     except (KeyError, IndexError, TypeError, UndefinedError) as error:
         raise PipelineError(f"{LEDGER}, {CLUSTER}: not as they are measured ({error}); run `{MEASURE}` again") from None
-    if check:
-        check_files(figures, PAGE.parent, REMEDY)
-    else:
-        write_files(figures, PAGE.parent)
+    update_files(figures, PAGE.parent, COMMAND, check=check)
     for block, text in blocks.items():
-        begin, end = f"<!-- {block}: made by python -m benchmarks.scaling -->", f"<!-- end of {block} -->"
-        update_page(begin, end, text, page=PAGE, check=check, remedy=REMEDY)
+        update_page(block, COMMAND, text, check=check, page=PAGE)
 
 
 def model(store: str, ledger: Json, cluster: Json) -> Json:

@@ -21,7 +21,7 @@ from claims.studies.trials import read_trials as read_claims_trials
 from pipeline.common.errors import PipelineError
 from pipeline.common.parameters import PARAMETERS_FILE
 from pipeline.pages.generated import REPORTS
-from pipeline.reporting.tables import check_declared, has_diverged, read_committed
+from pipeline.reporting.tables import has_diverged, read_committed
 from pipeline.training.config import TrialConfig
 from pipeline.training.environment import result_environment
 from pipeline.trials.notebook import TRAIN
@@ -72,8 +72,8 @@ def read_trials(root: Path = Path()) -> tuple[pd.DataFrame, list[CommittedTrial]
     Raises:
         PipelineError: A table is missing, or holds other trials than are declared.
     """
-    parameters, tables = load_parameters(root / PARAMETERS_FILE), read_committed(root / REPORTS)
-    check_declared(tables, parameters)
+    parameters = load_parameters(root / PARAMETERS_FILE)
+    tables = read_committed(parameters, root / REPORTS)
     histories, trials = [tables.histories], []
     for study, arm, batch_size, seed, sha256 in tables.weights[[*TRIAL, "sha256"]].itertuples(index=False, name=None):
         level = {} if study == TRAIN else {"batch_size": batch_size}

@@ -21,7 +21,6 @@ from pipeline.pages.generated import update_page
 
 PAGE = Path("docs/changing.md")
 COSTS = Path("checks/edits.json")
-BEGIN, END = "<!-- costs: made by python -m checks.edits -->", "<!-- end of costs -->"
 RECIPE = re.compile(r"^```sh\n# recipe: ([^\n]+)\n(.*?)^(dvc repro[^\n]*)\n```", re.DOTALL | re.MULTILINE)
 
 
@@ -43,7 +42,7 @@ def main() -> None:
     costs = json.loads(COSTS.read_text(encoding="utf-8"))
     if costs.keys() != read_recipes().keys():
         raise PipelineError(f"{COSTS}: not of the recipes of {PAGE}; run `python -m checks.edits`")
-    update_page(BEGIN, END, as_table(costs), check=check, page=PAGE, remedy="run `python -m checks.edits`")
+    update_page("costs", "python -m checks.edits", as_table(costs), check=check, page=PAGE)
 
 
 def read_recipes(page: Path = PAGE) -> dict[str, Recipe]:

@@ -70,8 +70,7 @@ def main() -> None:
             temporary.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     rows = [f"| {what} | {times[name]} |" for name, what in names.items()]
     table = "\n".join(["| what was done to it | times |", "|---|---:|", *rows])
-    begin, end = f"<!-- {survey.block}: made by {survey.target} -->", f"<!-- end of {survey.block} -->"
-    update_page(begin, end, table, check=arguments.check, page=survey.page, remedy=f"run `{survey.target}`")
+    update_page(survey.block, survey.target, table, check=arguments.check, page=survey.page)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ from pipeline.common.parameters import read_sections
 from pipeline.training.environment import write_environment
 from pipeline.workers.lock import alone_with_trials
 
-SIGNIFICANT_DIGITS = 6
-
 
 def main() -> None:
     """Train both arms once more, side by side, and write reports/claims/mechanisms/, a table for each probe, and the environment."""
@@ -25,7 +23,7 @@ def main() -> None:
     with replacing(MECHANISMS) as temporary:
         temporary.mkdir()
         for name, table in tables.items():
-            table.to_csv(temporary / f"{name}.csv", index=False, float_format=f"%.{SIGNIFICANT_DIGITS}g")
+            table.to_csv(temporary / f"{name}.csv", index=False, float_format="%.6g")
     write_environment(ENVIRONMENTS / "mechanisms.json")
 
 

@@ -6,7 +6,7 @@ from claims.paths import RESULTS
 from claims.reporting.page import make_report
 from claims.reporting.results import read_results
 from pipeline.common.command import run
-from pipeline.pages.generated import check_files, write_files
+from pipeline.pages.generated import update_files
 
 
 def main() -> None:
@@ -14,11 +14,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m claims.report", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the report is not what the results beside it give")
     check = parser.parse_args().check
-    files = make_report(read_results())
-    if check:
-        check_files(files, RESULTS, "run `dvc repro --force claims/dvc.yaml:report`")
-    else:
-        write_files(files, RESULTS)
+    update_files(make_report(read_results()), RESULTS, "dvc repro --force claims/dvc.yaml:report", check=check)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from claims.studies.parameters import read_studies
 from claims.studies.tables import read_study
 from pipeline.common.command import run
 from pipeline.common.files import replacing
+from pipeline.tracking import names
 from pipeline.tracking.ledger import Ledger
 
 
@@ -24,7 +25,7 @@ def main() -> None:
         with replacing(RESULTS / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     with Ledger() as ledger:
-        ledger.log_verdicts(as_table(rows), {f"effect_{row.id}": row.mean for row in rows if row.mean is not None})
+        ledger.log_verdicts(as_table(rows), {names.EFFECT.format(row.id): row.mean for row in rows if row.mean is not None})
         ledger.tag_claims({name: claim.study for name, claim in sections.claims.items()})
 
 

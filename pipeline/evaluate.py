@@ -54,10 +54,7 @@ def main() -> None:
     with ThreadPoolExecutor(1) as beside:  # the references take as long as all predictions, and another core
         references = beside.submit(evaluate_references, load_examples("train"), load_examples("validation"), test)
         predictions = predict_trials(trials, test)
-        tables = {
-            **evaluate(predictions, test.labels, test.classes),
-            "references": references.result(),
-        }
+        tables = {**evaluate(predictions, test.labels, test.classes), "references": references.result()}
         layers = list_layers({arm: parameters.trial_config(arm, {}, study.seeds[0]) for arm in study.arms}, test)
     with replacing(OUTPUT) as temporary:
         temporary.mkdir()

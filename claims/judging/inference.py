@@ -8,12 +8,13 @@ would call true nulls reversed in one of five laboratories.
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
@@ -39,18 +40,21 @@ class Effect:
     smallest_effect: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """What the tests say of one claim; what does not exist is None.
+class Judgement(BaseModel):
+    """What was measured of one claim, and what the tests say of it; what does not exist is None.
 
-    `mean`, `sd`, `low_95`, `high_95` and `d_z` are those of `PairedDifference`. `p_above` is test A's (H0: effect ≤ null
-    effect) and `p_below` test B's (H0: effect ≥ smallest effect), both before Holm's correction; `p_reversed_holm` is that of
-    the reverse of test A (H0: effect ≥ null effect; before correction 1 − `p_above`). `power` is the probability that test A
-    rejects before correction if the effect is the smallest one and the spread as observed, and `detectable` the effect at which
-    that probability is 80 %.
+    `differences` is the effect of each seed, or of each block of timing, and `excluded` the seeds without an effect; `mean`, `sd`,
+    `low_95`, `high_95` and `d_z` are those of `PairedDifference`. `p_above` is test A's (H0: effect ≤ null effect) and `p_below`
+    test B's (H0: effect ≥ smallest effect), both before Holm's correction; `p_reversed_holm` is that of the reverse of test A (H0:
+    effect ≥ null effect; before correction 1 − `p_above`). `power` is the probability that test A rejects before correction if the
+    effect is the smallest one and the spread as observed, and `detectable` the effect at which that probability is 80 %.
     """
 
-    n: int
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+    n: int | None = None
+    excluded: list[int] | None = None
+    differences: dict[str, float] | None = None
     mean: float | None = None
     sd: float | None = None
     low_95: float | None = None
@@ -63,12 +67,10 @@ class Judgement:
     p_reversed_holm: float | None = None
     power: float | None = None
     detectable: float | None = None
-    verdict: Verdict = "inconclusive"
-
-    @property
-    def p_reversed(self) -> float | None:
-        """The p-value of the reverse of test A, before correction. The t-distribution is symmetric."""
-        return None if self.p_above is None else 1 - self.p_above
+    power_note: str | None = None
+    premise: dict[str, int | float] | None = None
+    verdict: str | None = None
+    direction: str | None = None
 
 
 def judge(effects: Mapping[str, Effect], significance: float) -> dict[str, Judgement]:
@@ -81,13 +83,21 @@ def judge(effects: Mapping[str, Effect], significance: float) -> dict[str, Judge
         ValueError: a difference is not finite.
     """
     tested = {claim: _test(effect, significance) for claim, effect in effects.items()}
-    above, below, turned_round = (
-        _adjust([getattr(judgement, p) for judgement in tested.values()]) for p in ("p_above", "p_below", "p_reversed")
-    )
+    above = _adjust([found.p_above for found in tested.values()])
+    below = _adjust([found.p_below for found in tested.values()])
+    # The t-distribution is symmetric.
+    turned_round = _adjust([None if found.p_above is None else 1 - found.p_above for found in tested.values()])
     judged = {}
-    for index, (claim, judgement) in enumerate(tested.items()):
-        corrected = replace(judgement, p_above_holm=above[index], p_below_holm=below[index], p_reversed_holm=turned_round[index])
-        judged[claim] = _conclude(corrected, effects[claim], significance)
+    for (claim, found), *p_values in zip(tested.items(), above, below, turned_round, strict=True):
+        effect, rejected = effects[claim], [p is not None and p <= significance for p in p_values]
+        verdict = _verdict(
+            is_above=rejected[0],
+            matters=found.mean is not None and found.mean >= effect.smallest_effect,
+            is_below=rejected[1],
+            is_reversed=rejected[2] and found.high_95 is not None and found.high_95 < effect.null_effect,
+        )
+        corrected = dict(zip(("p_above_holm", "p_below_holm", "p_reversed_holm"), p_values, strict=True))
+        judged[claim] = found.model_copy(update={**corrected, "verdict": verdict})
     return judged
 
 
@@ -145,21 +155,6 @@ def _adjust(p_values: list[float | None]) -> list[float | None]:
         return []
     adjusted = multipletests([1.0 if p is None else p for p in p_values], method="holm")[1]
     return [None if p is None else float(holm) for p, holm in zip(p_values, adjusted, strict=True)]
-
-
-def _conclude(tested: Judgement, effect: Effect, significance: float) -> Judgement:
-    def rejects(p: float | None) -> bool:
-        return p is not None and p <= significance
-
-    if tested.mean is None or tested.high_95 is None or tested.p_above is None:
-        return tested
-    verdict = _verdict(
-        is_above=rejects(tested.p_above_holm),
-        matters=tested.mean >= effect.smallest_effect,
-        is_below=rejects(tested.p_below_holm),
-        is_reversed=rejects(tested.p_reversed_holm) and tested.high_95 < effect.null_effect,
-    )
-    return replace(tested, verdict=verdict)
 
 
 def _verdict(*, is_above: bool, matters: bool, is_below: bool, is_reversed: bool) -> Verdict:

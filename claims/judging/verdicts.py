@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from claims.judging.amounts import MINUS, SPACE, threshold
 from claims.judging.effects import interval, weigh
-from claims.judging.inference import Effect, judge, judge_timing
+from claims.judging.inference import Effect, Judgement, judge, judge_timing
 from claims.judging.parameters import EXACT, TIMED, Claim, ClaimSections
 from claims.paths import RESULTS
 from pipeline.common.statistics import summarize_differences
@@ -25,15 +25,7 @@ AS_STATED, NOT_AS_STATED = "true of x̂ only, in training", "not as stated"  # v
 Fields = dict[str, Any]
 
 
-class JudgedClaim(BaseModel):
-    """A claim with its effect, tests and verdict: a row of verdicts.csv. What does not exist is None.
-
-    `differences` is the effect of each seed, or of each block of timing, and `excluded` the seeds without an effect. Effects are
-    fractions, nats, decades or natural logarithms of ratios, as `unit` says. The other fields are those of `inference.Judgement`.
-    """
-
-    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
-
+class _DeclaredClaim(BaseModel):
     id: str
     says: str
     kind: Literal["exact", "timed", "tested", "explored"]
@@ -43,25 +35,14 @@ class JudgedClaim(BaseModel):
     null_effect: float | None
     smallest_effect: float | None
     orientation: str | None
-    n: int | None = None
-    excluded: list[int] | None = None
-    differences: dict[str, float] | None = None
-    mean: float | None = None
-    sd: float | None = None
-    low_95: float | None = None
-    high_95: float | None = None
-    d_z: float | None = None
-    p_above: float | None = None
-    p_above_holm: float | None = None
-    p_below: float | None = None
-    p_below_holm: float | None = None
-    p_reversed_holm: float | None = None
-    power: float | None = None
-    detectable: float | None = None
-    power_note: str | None = None
-    premise: dict[str, int | float] | None = None
-    verdict: str | None = None
-    direction: str | None = None
+
+
+class JudgedClaim(Judgement, _DeclaredClaim):
+    """A claim with its effect, tests and verdict: a row of verdicts.csv, whose columns are the fields of the bases, the last base first.
+
+    Effects are fractions, nats, decades or natural logarithms of ratios, as `unit` says.
+    """
+
     literature: str
     citation: str
 
@@ -105,16 +86,16 @@ def judge_claims(sections: ClaimSections, measured: Mapping[str, pd.DataFrame]) 
         elif claim.kind == "timed":
             steps = measured[TIMED][measured[TIMED]["what"] == "training_step"]
             times = steps.pivot_table(index="block", columns="arm", values="milliseconds")
-            judgement = judge_timing(times[BATCH_NORM], times[BASELINE], claim.null_effect, claim.smallest_effect or 0.0)
-            found = {"differences": (times[BATCH_NORM] / times[BASELINE]).map(math.log).to_dict(), "excluded": [], **asdict(judgement)}
+            found = judge_timing(times[BATCH_NORM], times[BASELINE], claim.null_effect, claim.smallest_effect or 0.0).model_dump()
+            found |= {"differences": (times[BATCH_NORM] / times[BASELINE]).map(math.log).to_dict(), "excluded": []}
         else:
             known = effects[name].dropna()
-            found = {"differences": known.to_dict(), "excluded": effects[name].index[effects[name].isna()].tolist()}
             if claim.kind == "tested":
-                found |= asdict(judgements[name])
+                found = judgements[name].model_dump()
                 found["power_note"] = _power_note(found["power"], found["detectable"], claim)
             else:
-                found |= {"n": 0} if known.empty else asdict(summarize_differences(known))
+                found = {"n": 0} if known.empty else asdict(summarize_differences(known))
+            found |= {"differences": known.to_dict(), "excluded": effects[name].index[effects[name].isna()].tolist()}
         if claim.premise:
             found["premise"] = interval(weigh(claim, claim.premise.effect, name, measured[claim.study]))
         if (mean := found.get("mean")) is not None:

@@ -7,9 +7,6 @@ from claims.reporting.results import read_results
 from pipeline.common.command import run
 from pipeline.pages.generated import update_page
 
-BEGIN = "<!-- verdicts: made by python -m claims.reporting.readme -->"
-END = "<!-- end of verdicts -->"
-
 
 def main() -> None:
     """Read the verdicts and write README.md, or with --check only compare."""
@@ -17,7 +14,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the verdicts in the README are not current")
     check = parser.parse_args().check
     block = render_claims("readme_verdicts.md", **describe_verdicts(read_results()), linked="reports/claims/report.md")
-    update_page(BEGIN, END, block, check=check, remedy="run `python -m claims.reporting.readme`")
+    update_page("verdicts", "python -m claims.reporting.readme", block, check=check)
 
 
 if __name__ == "__main__":

@@ -5,21 +5,10 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from pipeline.pages import wording
+from pipeline.pages.wording import arm_label, bearing_on_higher, change, nats, number, number_cell, percent, points, points_cell, reading
 
 TEMPLATES = Path(__file__).parent / "templates"
-FILTERS = (
-    wording.arm_label,
-    wording.bearing_on_higher,
-    wording.change,
-    wording.nats,
-    wording.number,
-    wording.number_cell,
-    wording.percent,
-    wording.points,
-    wording.points_cell,
-    wording.reading,
-)
+FILTERS = (arm_label, bearing_on_higher, change, nats, number, number_cell, percent, points, points_cell, reading)
 
 
 def render(template: str, folder: Path = TEMPLATES, /, **context: object) -> str:

@@ -22,7 +22,7 @@ import pandas as pd
 
 from pipeline.common.errors import PipelineError
 from pipeline.common.parameters import flatten
-from pipeline.common.statistics import paired_difference, summarize
+from pipeline.common.statistics import PairedDifference, Summary, paired_difference, summarize
 from pipeline.reporting.tables import Tables
 from pipeline.training.config import updates_per_epoch
 from pipeline.training.metric_names import BATCH_NORM_METRICS, EPOCH_METRICS, TRAIN_EVAL_EXAMPLES
@@ -40,44 +40,35 @@ TEST_METRICS = ["loss", "accuracy", "expected_calibration_error"]
 def summarize_results(tables: Tables, parameters: Parameters) -> Metrics:
     """Return everything that goes into `reports/notebook/metrics.json`, rounded to 6 significant digits."""
     arms, sizes = parameters.studies[TRAIN].arms, parameters.studies[GRID].grid["batch_size"]
-    train_views, grid_views = _epoch_views(tables.history_of(TRAIN), "arm"), _epoch_views(tables.history_of(GRID), "batch_size")
-    train_views["test"] = tables.tested("trials").set_index(["arm", "seed"])[TEST_METRICS]
-    recalibration = {  # how validation of the BN arm changes when population statistics replace its moving averages
-        name: {
-            metric: _rounded(asdict(paired_difference(view[f"{metric}_recalibrated"], view[metric])))
-            for metric in ("val_loss", "val_accuracy")
-        }
-        for name, view in ((name, train_views[name].loc[BATCH_NORM]) for name in ("first_epoch", "final"))
-    }
-    references = tables.evaluation["references"].set_index("reference").to_dict("index")
+    train, grid = _epoch_views(tables.history_of(TRAIN), "arm"), _epoch_views(tables.history_of(GRID), "batch_size")
+    recalibration: Metrics = {}  # how validation of the BN arm changes when population statistics replace its moving averages
+    for name in ("first_epoch", "final"):
+        view = train[name].loc[BATCH_NORM]
+        changes = {metric: paired_difference(view[f"{metric}_recalibrated"], view[metric]) for metric in ("val_loss", "val_accuracy")}
+        recalibration[name] = {metric: _rounded(change) for metric, change in changes.items()}
+    train["test"] = tables.tested("trials").set_index(["arm", "seed"])[TEST_METRICS]
     return {
-        **_summarize_study(TRAIN, "arm", train_views, arms, BASELINE, tables.trials),
-        **_summarize_study(GRID, "batch_size", grid_views, sizes, reference_size(parameters), tables.trials),
+        **_summarize_study(TRAIN, "arm", train, arms, BASELINE, tables.trials),
+        **_summarize_study(GRID, "batch_size", grid, sizes, reference_size(parameters), tables.trials),
         "recalibration": recalibration,
-        "references": {str(name): _rounded(scores) for name, scores in references.items()},
+        "references": {row.pop("reference"): _rounded(row) for row in tables.evaluation["references"].to_dict("records")},
     }
 
 
 def _epoch_views(history: pd.DataFrame, label: str) -> Views:
     """Reduce each trial to one row per view. `label` is the column that names the cell."""
-    trials = history.set_index([label, "seed"])
+    trials, metrics = history.set_index([label, "seed"]), list(METRICS)
     last_epoch = int(trials["epoch"].max())
     final, last_3 = trials[trials["epoch"] == last_epoch], trials[trials["epoch"] > last_epoch - 3]
     by_trial = history.groupby([label, "seed"], sort=False)
-    highest = history.loc[by_trial["val_accuracy"].idxmax()].set_index([label, "seed"])
-    lowest = history.loc[by_trial["val_loss"].idxmin()].set_index([label, "seed"])
+    best_rows = by_trial["val_accuracy"].idxmax(), by_trial["val_loss"].idxmin()
+    highest, lowest = (history.loc[rows].set_index([label, "seed"]) for rows in best_rows)
+    best = {"val_accuracy": highest["val_accuracy"], "val_accuracy_epoch": highest["epoch"]}
     return {
-        "first_epoch": trials.loc[trials["epoch"] == 1, list(METRICS)],
-        "final": final[list(METRICS)].assign(generalization_gap=final["train_eval_accuracy"] - final["val_accuracy"]),
-        "last_3_epochs": last_3.groupby(level=[label, "seed"], sort=False)[list(METRICS)].mean(),
-        "best": pd.DataFrame(
-            {
-                "val_accuracy": highest["val_accuracy"],
-                "val_accuracy_epoch": highest["epoch"],
-                "val_loss": lowest["val_loss"],
-                "val_loss_epoch": lowest["epoch"],
-            }
-        ),
+        "first_epoch": trials.loc[trials["epoch"] == 1, metrics],
+        "final": final[metrics].assign(generalization_gap=final["train_eval_accuracy"] - final["val_accuracy"]),
+        "last_3_epochs": last_3.groupby(level=[label, "seed"], sort=False)[metrics].mean(),
+        "best": pd.DataFrame({**best, "val_loss": lowest["val_loss"], "val_loss_epoch": lowest["epoch"]}),
     }
 
 
@@ -88,41 +79,31 @@ def _summarize_study(study: str, label: str, views: Views, cells: list[Any], ref
     of_cell = {
         cell: {name: view.loc[[cell]].droplevel(0).dropna(axis="columns", how="all") for name, view in views.items()}
         for cell in cells
-        if all(cell in view.index for view in views.values())
+        if cell in views["final"].index
     }
     for cell in cells:
         diverged = trials.loc[(trials["study"] == study) & (trials[label] == cell), "diverged"]
         summaries[str(cell)] = {"diverged": {"count": int(diverged.sum()), "n": len(diverged)}}
         for name, view in of_cell.get(cell, {}).items():
-            summaries[str(cell)][name] = {metric: _rounded(asdict(summarize(view[metric]))) for metric in view}
-        if cell == reference or not {cell, reference} <= of_cell.keys():
-            continue
-        for name, view in of_cell[cell].items():
+            summaries[str(cell)][name] = {metric: _rounded(summarize(view[metric])) for metric in view}
+            if cell == reference or reference not in of_cell:
+                continue
             referred = of_cell[reference][name]
             paired = view.index.intersection(referred.index)
             if paired.empty:
                 raise PipelineError(f"no seed finished for both {cell} and {reference}; lower trial.learning_rate in params.yaml")
             differences.setdefault(f"{cell}_minus_{reference}", {})[name] = {
-                metric: _rounded(asdict(paired_difference(view.loc[paired, metric], referred.loc[paired, metric])))
+                metric: _rounded(paired_difference(view.loc[paired, metric], referred.loc[paired, metric]))
                 for metric in view.columns.intersection(referred.columns, sort=False)
             }
     return {study: summaries, f"{study}_differences": differences}
 
 
-def _rounded(values: Mapping[Any, Any]) -> Metrics:
+def _rounded(found: Summary | PairedDifference | Mapping[Any, Any]) -> Metrics:
     """Return numbers by name, rounded to 6 significant digits. What does not exist, None or NaN, is left out."""
+    values = found if isinstance(found, Mapping) else asdict(found)
     there = {name: value for name, value in values.items() if value is not None and not math.isnan(value)}
     return {name: value if isinstance(value, int) else float(f"{value:.6g}") for name, value in there.items()}
-
-
-def headline_metrics(metrics: Metrics) -> dict[str, float]:
-    """Return the means that the report's MLflow run holds: `report_<arm>_<metric>`, shares of 1."""
-    return {
-        f"report_{arm}_{name}": views[view][metric]["mean"]
-        for arm, views in metrics[TRAIN].items()
-        for name, view, metric in [("val_accuracy", "final", "val_accuracy"), ("test_accuracy", "test", "accuracy")]
-        if metric in views.get(view, {})
-    }
 
 
 def reference_size(parameters: Parameters) -> int:
@@ -133,25 +114,30 @@ def reference_size(parameters: Parameters) -> int:
 
 def describe(parameters: Parameters, tables: Tables, metrics: Metrics) -> dict[str, Any]:
     """Return what the report's template speaks of."""
-    arms, sizes = parameters.studies[TRAIN].arms, parameters.studies[GRID].grid["batch_size"]
+    sizes = parameters.studies[GRID].grid["batch_size"]
     baseline, batch_norm = (parameters.trial_config(arm, {}, seed=0) for arm in (BASELINE, BATCH_NORM))
-    available = tables.count_images("train")
-    trained_on = available if batch_norm.training_images == "all" else batch_norm.training_images
+    images = {split: sum(counts.values()) for split, counts in tables.profile["classes"].items()}
+    trained_on = images["train"] if batch_norm.training_images == "all" else batch_norm.training_images
     updates, momentum = updates_per_epoch(trained_on, batch_norm.batch_size), batch_norm.batch_norm_momentum
     layers = {arm: of_arm.to_dict("records") for arm, of_arm in tables.evaluation["layers"].groupby("arm", sort=False)}
     if missing := {BASELINE, BATCH_NORM} - layers.keys():
         raise PipelineError(f"results/evaluate/layers.csv: has no layers of {missing.pop()}; run `dvc repro --force evaluate`")
     names = [layer["layer"] for layer in layers[BATCH_NORM]]
+    f1 = tables.tested("per_class").pivot_table(index="class", columns="arm", values="f1")
+    counts = tables.evaluation["confusion_matrix"]
+    shares = counts.assign(share=counts["count"] / counts.groupby(["arm", "actual"])["count"].transform("sum"))
+    wrong = shares[shares["actual"] != shares["predicted"]]
+    confusions = wrong.loc[wrong.groupby("arm")["share"].idxmax()].set_index("arm")[["actual", "predicted", "share"]]
     return {
         "settings": list(flatten(parameters.model_dump(mode="json", exclude={"runner"}))),
         "metrics": metrics,
         "difference": metrics[f"{TRAIN}_differences"][f"{BATCH_NORM}_minus_{BASELINE}"],
         "meanings": METRICS,
-        "arms": arms,
+        "arms": parameters.studies[TRAIN].arms,
         "sizes": sizes,
         "reference_size": reference_size(parameters),
         "profile": tables.profile,
-        "images": {split: tables.count_images(split) for split in tables.profile["classes"]},
+        "images": images,
         "trained_on": trained_on,
         "train_eval_images": min(TRAIN_EVAL_EXAMPLES, trained_on),
         "baseline": baseline,
@@ -170,20 +156,6 @@ def describe(parameters: Parameters, tables: Tables, metrics: Metrics) -> dict[s
         "diverged_loss": DIVERGED_LOSS,
         "diverged": tables.trials[tables.trials["diverged"]].to_dict("records"),
         "trials": len(tables.trials),
-        "class_extremes": {arm: _find_class_extremes(tables.tested("per_class"), arm) for arm in (BASELINE, BATCH_NORM)},
-        "largest_confusion": {arm: _find_largest_confusion(tables.evaluation["confusion_matrix"], arm) for arm in (BASELINE, BATCH_NORM)},
+        "class_extremes": {arm: [(scores.idxmax(), scores.max()), (scores.idxmin(), scores.min())] for arm, scores in f1.items()},
+        "largest_confusion": confusions.T.to_dict("list"),  # by arm: actual class, predicted class, share of the actual class
     }
-
-
-def _find_class_extremes(per_class: pd.DataFrame, arm: str) -> tuple[tuple[str, float], tuple[str, float]]:
-    """Name the classes with an arm's highest and lowest mean F1, with that F1."""
-    scores = per_class[per_class["arm"] == arm].groupby("class")["f1"].mean()
-    return (str(scores.idxmax()), float(scores.max())), (str(scores.idxmin()), float(scores.min()))
-
-
-def _find_largest_confusion(counts: pd.DataFrame, arm: str) -> tuple[str, str, float]:
-    """Name the actual and the wrongly predicted class of an arm's most frequent confusion, and its share of the actual class."""
-    of_arm = counts[counts["arm"] == arm]
-    shares = of_arm.assign(share=of_arm["count"] / of_arm.groupby("actual")["count"].transform("sum"))
-    largest = shares[shares["actual"] != shares["predicted"]].nlargest(1, "share").iloc[0]
-    return str(largest["actual"]), str(largest["predicted"]), float(largest["share"])

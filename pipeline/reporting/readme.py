@@ -15,8 +15,6 @@ from pipeline.trials.notebook import BASELINE, BATCH_NORM, TRAIN
 
 TEMPLATES = Path(__file__).parent / "templates"
 METRICS = REPORTS / "metrics.json"
-BEGIN = "<!-- results: made by python -m pipeline.reporting.readme -->"
-END = "<!-- end of results -->"
 
 
 def main() -> None:
@@ -24,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.reporting.readme", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the results in the README are not current")
     check = parser.parse_args().check
-    update_page(BEGIN, END, headline_results(read_json(METRICS, "report")), check=check, remedy="run `python -m pipeline.reporting.readme`")
+    update_page("results", "python -m pipeline.reporting.readme", headline_results(read_json(METRICS, "report")), check=check)
 
 
 def headline_results(metrics: dict[str, Any]) -> str:

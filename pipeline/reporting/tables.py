@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,16 +17,15 @@ from pipeline.training.metric_names import BATCH_NORM_METRICS, EPOCH_METRICS
 from pipeline.training.result import diverged
 from pipeline.trials.notebook import BASELINE, BATCH_NORM, GRID, TRAIN
 from pipeline.trials.parameters import Parameters
+from pipeline.trials.studies import Cell
 
 RESULTS = Path("results")
 EVALUATION = RESULTS / "evaluate"
 PROFILE = Path("data/processed/profile.json")
 PROFILE_KEYS = ("dataset", "split", "classes", "channels", "duplicates")
 
-TRIAL = ["arm", "batch_size", "seed"]
-HISTORY_COLUMNS = [*TRIAL, "epoch", *EPOCH_METRICS]
-WEIGHTS_COLUMNS = ["study", *TRIAL, "sha256"]
-INPUTS_COLUMNS = ["path", "md5"]
+TRIAL = ["study", "arm", "batch_size", "seed"]  # what tells trials apart
+HISTORY_COLUMNS = [*TRIAL[1:], "epoch", *EPOCH_METRICS]
 # The tables of the stage `evaluate`: the name that the report gives each, and its columns.
 EVALUATION_TABLES = {
     "trials": ("test_trials.csv", ["arm", "seed", "loss", "accuracy", "expected_calibration_error"]),
@@ -63,8 +61,7 @@ class Tables:
     @cached_property
     def trials(self) -> pd.DataFrame:
         """One row per trial: `study`, `arm`, `batch_size`, `seed`, and whether it `diverged`."""
-        labels = ["study", *TRIAL]
-        return self.histories.assign(diverged=has_diverged(self.histories)).drop_duplicates(labels)[[*labels, "diverged"]]
+        return self.histories.assign(diverged=has_diverged(self.histories)).drop_duplicates(TRIAL)[[*TRIAL, "diverged"]]
 
     @cached_property
     def finished(self) -> pd.DataFrame:
@@ -104,15 +101,10 @@ class Tables:
             raise PipelineError(f"{EVALUATION / name}.csv: lacks a trial that did not diverge; run `dvc repro evaluate`")
         return chosen
 
-    def count_images(self, split: str) -> int:
-        """Return the number of images in `train`, `validation` or `test`."""
-        return sum(self.profile["classes"][split].values())
-
 
 def has_diverged(histories: pd.DataFrame) -> "pd.Series[bool]":
     """Return for each row whether it belongs to a trial that diverged."""
-    trials = histories.groupby(["study", *TRIAL])
-    return pd.concat([pd.Series(diverged(trial), index=trial.index) for _, trial in trials]).sort_index()
+    return pd.concat([pd.Series(diverged(trial), index=trial.index) for _, trial in histories.groupby(TRIAL)]).sort_index()
 
 
 def read_stage_outputs(parameters: Parameters) -> Tables:
@@ -122,27 +114,27 @@ def read_stage_outputs(parameters: Parameters) -> Tables:
         PipelineError: A file is missing, is not as its stage writes it, or holds other trials.
     """
     histories, weights, paths = [], [], []
-    for study, arm, level in parameters.cells():
+    for cell in parameters.cells():
+        study, arm, level = cell
         if study not in (TRAIN, GRID):
             continue
-        cell = arm if study == TRAIN else str(level["batch_size"])
-        folder, remedy = RESULTS / study / cell, f"run `dvc repro {study}@{cell}` to make it"
+        name = arm if study == TRAIN else str(level["batch_size"])
+        folder, remedy = RESULTS / study / name, f"run `dvc repro {study}@{name}` to make it"
         history = read_table(folder / "history.csv", HISTORY_COLUMNS, remedy)
-        config, seeds = parameters.trial_config(arm, level, seed=0), parameters.studies[study].seeds
-        _check_trials(folder / "history.csv", history, TRIAL, {(arm, config.batch_size, seed): config.total_epochs for seed in seeds})
-        files = [folder / "weights" / f"seed-{seed}.weights.h5" for seed in seeds]
+        history.insert(0, "study", study)
+        _check_trials(folder / "history.csv", history, _declared_epochs(parameters, [cell]))
+        trials = history[TRIAL].drop_duplicates(ignore_index=True)
+        files = [folder / "weights" / f"seed-{seed}.weights.h5" for seed in trials["seed"]]
         if missing := [file for file in files if not file.exists()]:
             raise PipelineError(f"{missing[0]}: not found; {remedy}")
-        trials = history[TRIAL].drop_duplicates(ignore_index=True)
-        weights.append(trials.assign(study=study, sha256=trials["seed"].map(dict(zip(seeds, map(sha256_of, files), strict=True)))))
-        history.insert(0, "study", study)
+        weights.append(trials.assign(sha256=[sha256_of(file) for file in files]))
         histories.append(history)
         paths += [path for path in folder.rglob("*") if path.is_file()]
     inputs = [(path.as_posix(), hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()) for path in sorted(paths)]
     return Tables(
         histories=pd.concat(histories, ignore_index=True),
-        weights=pd.concat(weights, ignore_index=True)[WEIGHTS_COLUMNS],
-        inputs=pd.DataFrame(inputs, columns=INPUTS_COLUMNS),
+        weights=pd.concat(weights, ignore_index=True),
+        inputs=pd.DataFrame(inputs, columns=["path", "md5"]),
         evaluation={
             name: read_table((RESULTS if name == "layers" else EVALUATION) / f"{name}.csv", columns, "run `dvc repro evaluate` to make it")
             for name, (_, columns) in EVALUATION_TABLES.items()
@@ -151,47 +143,41 @@ def read_stage_outputs(parameters: Parameters) -> Tables:
     )
 
 
-def read_committed(folder: Path = REPORTS) -> Tables:
-    """Read the tables that the report keeps beside it.
+def read_committed(parameters: Parameters, folder: Path = REPORTS) -> Tables:
+    """Read the tables that the report keeps beside it, for the trials that `parameters` declares.
 
     Raises:
-        PipelineError: A file is missing, or is not as the report writes it.
+        PipelineError: A file is missing, is not as the report writes it, or holds other trials or epochs.
     """
     remedy = "run `dvc repro report` to make it"
-    return Tables(
+    tables = Tables(
         histories=read_table(folder / "history.csv", ["study", *HISTORY_COLUMNS], remedy),
-        weights=read_table(folder / "weights.csv", WEIGHTS_COLUMNS, remedy),
-        inputs=read_table(folder / "inputs.csv", INPUTS_COLUMNS, remedy),
+        weights=read_table(folder / "weights.csv", [*TRIAL, "sha256"], remedy),
+        inputs=read_table(folder / "inputs.csv", ["path", "md5"], remedy),
         evaluation={name: read_table(folder / file, columns, remedy) for name, (file, columns) in EVALUATION_TABLES.items()},
         profile=_read_profile(folder / "data_profile.json", "report"),
     )
-
-
-def check_declared(tables: Tables, parameters: Parameters, folder: Path = REPORTS) -> None:
-    """Compare the trials of the tables that the report keeps with those that `parameters` declares.
-
-    Raises:
-        PipelineError: The tables hold other trials, or other epochs.
-    """
-    epochs = {
-        (study, arm, config.batch_size, seed): config.total_epochs
-        for study, arm, level in parameters.cells()
-        if study in (TRAIN, GRID)
-        for seed in parameters.studies[study].seeds
-        for config in (parameters.trial_config(arm, level, seed),)
-    }
-    _check_trials(folder / "history.csv", tables.histories, ["study", *TRIAL], epochs)
-    if Counter(tables.weights[["study", *TRIAL]].itertuples(index=False, name=None)) != Counter(epochs.keys()):
+    epochs = _declared_epochs(parameters, [cell for cell in parameters.cells() if cell[0] in (TRAIN, GRID)])
+    _check_trials(folder / "history.csv", tables.histories, epochs)
+    if set(tables.weights[TRIAL].itertuples(index=False, name=None)) != epochs.keys() or len(tables.weights) != len(epochs):
         raise PipelineError(f"{folder / 'weights.csv'}: holds other trials than params.yaml declares; run `dvc repro`")
+    return tables
 
 
-def _check_trials(path: Path, histories: pd.DataFrame, labels: list[str], epochs: dict[tuple[Any, ...], int]) -> None:
-    """Compare the trials of a history, told apart by `labels`, with those declared and their numbers of epochs."""
-    trials = dict(iter(histories.groupby(labels)))
+def _declared_epochs(parameters: Parameters, cells: list[Cell]) -> dict[tuple[Any, ...], int]:
+    """Return how many epochs each trial of these cells is to have, by study, arm, batch size and seed."""
+    configs = [(study, arm, parameters.trial_config(arm, level, seed=0)) for study, arm, level in cells]
+    seeds = {study: parameters.studies[study].seeds for study, _, _ in cells}
+    return {(study, arm, config.batch_size, seed): config.total_epochs for study, arm, config in configs for seed in seeds[study]}
+
+
+def _check_trials(path: Path, histories: pd.DataFrame, epochs: dict[tuple[Any, ...], int]) -> None:
+    """Compare the trials of a history with those declared and their numbers of epochs."""
+    trials = dict(iter(histories.groupby(TRIAL)))
     if trials.keys() != epochs.keys():
         raise PipelineError(f"{path}: holds other trials than params.yaml declares; run `dvc repro`")
     for key, trial in trials.items():
-        name = ", ".join(f"{label} {value}" for label, value in zip(labels, key, strict=True))
+        name = ", ".join(f"{label} {value}" for label, value in zip(TRIAL, key, strict=True))
         if trial["epoch"].tolist() != list(range(1, len(trial) + 1)):
             raise PipelineError(f"{path}: epochs of {name}, do not count up from 1; run `dvc repro --force`")
         if len(trial) != epochs[key] and not diverged(trial):

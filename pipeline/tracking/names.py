@@ -46,6 +46,7 @@ DIVERGED = "diverged"
 TEST_ACCURACY, TEST_LOSS = "test_accuracy", "test_loss"
 ARM_TEST_METRIC = "{}_test_{}"  # arm; accuracy or loss, mean over seeds
 EFFECT = "effect_{}"  # claim
+REPORTED = "report_{}_{}"  # arm; val_accuracy or test_accuracy, mean over seeds
 
 # Metrics of an epoch: VAL_ACCURACY chooses the best epoch and the best model; the others are those that the UI shows first.
 VAL_ACCURACY = "val_accuracy"

@@ -20,7 +20,7 @@ from pipeline.common.errors import PipelineError
 from pipeline.pages.rendering import make_environment
 from tests.synthetic_claims import write_claims
 
-README = f"# Title\n\n{readme.BEGIN}\nold\n{readme.END}\n\nAfter.\n"
+README = "# Title\n\n<!-- verdicts: made by python -m claims.reporting.readme -->\nold\n<!-- end of verdicts -->\n\nAfter.\n"
 
 
 def results_in(folder):

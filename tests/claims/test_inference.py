@@ -82,18 +82,20 @@ def test_a_smallest_effect_that_is_the_null_effect_has_no_power():
 
 
 def test_one_seed_is_not_tested():
-    assert judge_alone([0.3]) == Judgement(n=1, mean=0.3)
+    assert judge_alone([0.3]) == Judgement(n=1, mean=0.3, verdict="inconclusive")
 
 
 def test_no_seed_is_not_tested():
-    assert judge_alone([]) == Judgement(n=0)
+    assert judge_alone([]) == Judgement(n=0, verdict="inconclusive")
 
 
 @pytest.mark.parametrize("third", [0.1 + 0.2, 0.3])
 def test_differences_that_are_equal_but_for_rounding_are_not_tested(third):
     """With a spread of 1e-17 any mean would be significant."""
     judgement = judge_alone([0.3, 0.3, third])
-    assert judgement == Judgement(n=3, mean=pytest.approx(0.3), sd=0.0, low_95=judgement.mean, high_95=judgement.mean)
+    mean = judgement.mean
+    assert judgement == Judgement(n=3, mean=mean, sd=0.0, low_95=mean, high_95=mean, verdict="inconclusive")
+    assert mean == pytest.approx(0.3)
 
 
 def test_a_difference_that_is_not_finite_is_refused():

@@ -11,7 +11,8 @@ from pipeline.reporting.tables import read_stage_outputs
 from pipeline.trials.parameters import load_parameters
 from tests.synthetic_results import write_results
 
-TEXT = f"# Title\n\nBefore.\n\n{readme.BEGIN}\nold\n{readme.END}\n\nAfter.\n"
+BEGIN, END = "<!-- results: made by python -m pipeline.reporting.readme -->", "<!-- end of results -->"
+TEXT = f"# Title\n\nBefore.\n\n{BEGIN}\nold\n{END}\n\nAfter.\n"
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +42,8 @@ def run(monkeypatch, *arguments):
 def test_results_stand_between_the_markers_and_nothing_else_changes(project, monkeypatch, metrics):
     run(monkeypatch)
     text = (project / "README.md").read_text().replace(SPACE, " ")
-    before, _, rest = text.partition(readme.BEGIN)
-    block, _, after = rest.partition(readme.END)
+    before, _, rest = text.partition(BEGIN)
+    block, _, after = rest.partition(END)
     validation = metrics["train"]["batch_norm"]["final"]["val_accuracy"]
     assert (before, after) == ("# Title\n\nBefore.\n\n", "\n\nAfter.\n")
     assert f"{100 * validation['mean']:.1f} ± {100 * validation['sd']:.1f} %" in block
@@ -65,7 +66,7 @@ def test_check_tells_and_changes_nothing(project, monkeypatch):
     assert (project / "README.md").read_text() == TEXT
 
 
-@pytest.mark.parametrize("text", ["no markers", readme.BEGIN, f"{readme.END}\n{readme.BEGIN}", TEXT + TEXT])
+@pytest.mark.parametrize("text", ["no markers", BEGIN, f"{END}\n{BEGIN}", TEXT + TEXT])
 def test_markers_that_are_missing_or_doubled_are_an_error(project, monkeypatch, text):
     (project / "README.md").write_text(text)
     with pytest.raises(PipelineError, match="once each"):

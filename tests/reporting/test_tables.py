@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from pipeline.common.errors import PipelineError
-from pipeline.pages.generated import write_files
+from pipeline.pages.generated import update_files
 from pipeline.reporting.page import make_report
-from pipeline.reporting.tables import check_declared, read_committed, read_stage_outputs
+from pipeline.reporting.tables import read_committed, read_stage_outputs
 from pipeline.trials.parameters import load_parameters
 from tests.synthetic_results import write_results
 
@@ -21,7 +21,7 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         parameters = load_parameters()
-        write_files(make_report(parameters, read_stage_outputs(parameters)), folder / "reports/notebook")
+        update_files(make_report(parameters, read_stage_outputs(parameters)), folder / "reports/notebook", "dvc repro")
     return folder
 
 
@@ -34,9 +34,7 @@ def committed(made, tmp_path, monkeypatch):
 
 
 def read():
-    tables = read_committed()
-    check_declared(tables, load_parameters())
-    return tables
+    return read_committed(load_parameters())
 
 
 def test_the_tables_come_back_as_they_were_written(committed):
