@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,15 +79,13 @@ def trials_after(parameters: Parameters, cell: Cell, keys: TrialKeys) -> dict[st
     return trials
 
 
-@contextmanager
-def open_ledger(runner: RunnerName) -> Iterator[Ledger]:
+def open_ledger(runner: RunnerName) -> Ledger:
     """Connect to the ledger. Meanwhile TensorFlow is imported for the workers of this machine."""
     if runner == "local":
         warm_up()
     from pipeline.tracking.ledger import Ledger
 
-    with Ledger() as ledger:
-        yield ledger
+    return Ledger()
 
 
 def complete(ledger: Ledger, trials: Trials, *, runner: RunnerName, ahead: Trials | None = None) -> dict[str, str]:
@@ -190,7 +188,7 @@ class _Recorder:
                 match event:
                     case Started(key, host):
                         trial = self.trials[key]
-                        tags = {**trial_tags(trial, key, host, self.code), **self.stage_tags}
+                        tags = {**trial_tags(key, trial.study, trial.arm, trial.data_md5, self.code, host), **self.stage_tags}
                         self.open_runs[key] = self.ledger.start(trial.name, trial.config, tags, trial.note)
                     case Interrupted(key):
                         if key in self.open_runs:
@@ -201,7 +199,7 @@ class _Recorder:
         for of_one_trial in epochs.values():
             self._log_epochs(of_one_trial)
 
-    def _log_epochs(self, epochs: Sequence[EpochEnded]) -> None:
+    def _log_epochs(self, epochs: list[EpochEnded]) -> None:
         if epochs:
             with interrupted_afterwards():
                 self.ledger.log_epochs(self.open_runs[epochs[0].key], [(epoch.metrics, epoch.seconds) for epoch in epochs])

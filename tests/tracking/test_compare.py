@@ -69,7 +69,8 @@ def test_levels_of_one_arm_are_compared_with_the_smallest():
 
 
 def test_of_each_seed_the_newest_counts():
-    table = rows([*TRIALS, trial("baseline", 0, 0.9, start_time=-1), trial("baseline", 1, 0.6, study="batch_size_grid,train", start_time=1)])
+    older, newer = trial("baseline", 0, 0.9, start_time=-1), trial("baseline", 1, 0.6, study="batch_size_grid,train", start_time=1)
+    table = rows([*TRIALS, older, newer])
     assert (table["baseline"]["n"], table["baseline"]["mean"]) == (2, pytest.approx(0.5))
 
 
