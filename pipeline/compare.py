@@ -55,7 +55,12 @@ def compare(trials: pd.DataFrame, study: str, metrics: list[str], reference: str
     Raises:
         PipelineError: The study has no such arm or metric.
     """
-    trials = _of_one_generation(trials)
+    # Of one code and one data set: of this code, or else of the newest, and of the newest data.
+    trials = trials.sort_values("start_time", kind="stable")
+    code = code_fingerprint()
+    trials = trials[trials[CODE] == (code if (trials[CODE] == code).any() else trials[CODE].iloc[-1])]
+    trials = trials[trials[DATA_MD5] == trials[DATA_MD5].iloc[-1]]
+    trials = trials.assign(**{DIVERGED: trials.get(DIVERGED, 0.0)})
     known = sorted(name for name in map(str, trials) if name not in LABELS and not name.startswith(PARAMETER))
     if unknown := [metric for metric in metrics if metric not in known]:
         raise PipelineError(f"--metric {unknown[0]}: no trial of study '{study}' has it; there are {', '.join(known)}")
@@ -80,7 +85,7 @@ def compare(trials: pd.DataFrame, study: str, metrics: list[str], reference: str
         compared = order[0] if len(arms) == 1 else (first, *key[1:])
         for metric in metrics:
             ours = _values(cells[key], metric)
-            row = {"cell": names[key], "metric": metric, "n": len(ours), "diverged": int(_diverged(cells[key]).sum())}
+            row = {"cell": names[key], "metric": metric, "n": len(ours), "diverged": int((cells[key][DIVERGED] == 1).sum())}
             if len(ours):
                 found = summarize(ours)
                 row |= {"mean": found.mean, "sd": found.sd}
@@ -93,19 +98,6 @@ def compare(trials: pd.DataFrame, study: str, metrics: list[str], reference: str
     return pd.DataFrame(table, columns=COLUMNS).astype({"pairs": "Int64"})
 
 
-def _of_one_generation(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the trials of one code and one data set: of this code, or else of the newest, and of the newest data.
-
-    Trials of a store that an earlier version wrote do not say which code made them; they count with whatever is kept.
-    """
-    trials = trials.sort_values("start_time", kind="stable")
-    code = code_fingerprint()
-    kept = code if (trials[CODE] == code).any() else trials[CODE].iloc[-1]
-    trials = trials[trials[CODE].isin([kept, ""])]
-    of_same_data: pd.DataFrame = trials[trials[DATA_MD5] == trials[DATA_MD5].iloc[-1]]
-    return of_same_data
-
-
 def _by_size(value: str) -> tuple[float, str]:
     """Return what sorts numbers by size, and before texts."""
     try:
@@ -114,13 +106,9 @@ def _by_size(value: str) -> tuple[float, str]:
         return math.inf, value
 
 
-def _diverged(trials: pd.DataFrame) -> "pd.Series[bool]":
-    return trials[DIVERGED] == 1 if DIVERGED in trials else pd.Series(data=False, index=trials.index)
-
-
 def _values(trials: pd.DataFrame, metric: str) -> "pd.Series[float]":
     """Return the last value of a metric by seed, of the trials that did not diverge."""
-    finished = trials[~_diverged(trials)]
+    finished = trials[trials[DIVERGED] != 1]
     plain = metric.removesuffix(RECALIBRATED)  # what has no moving averages has nothing to recalibrate
     return (finished[metric].fillna(finished[plain]) if plain in finished else finished[metric]).dropna()
 

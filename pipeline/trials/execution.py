@@ -107,7 +107,7 @@ def complete(ledger: Ledger, trials: Trials, *, runner: RunnerName, ahead: Trial
         for key, trial in trials.items():
             run, result = finished.get(key), result_of(key)
             if run is not None and (result.is_whole() or ledger.read_back(run, result)):
-                ledger.add_study(run, trial.study, trial.note)
+                ledger.add_study(run, trial.study)
                 run_ids[key] = run.info.run_id
     else:
         ahead = None  # nobody would read back what was trained ahead
@@ -141,8 +141,10 @@ def _run(ledger: Ledger, trials: Trials, ahead: Trials, runner: RunnerName) -> d
     recorder = _Recorder(ledger, {**ahead, **trials})
     # A result that an earlier process could not log any more is logged now.
     unlogged = [key for key in trials if result_of(key).is_whole()]
-    for key in unlogged:
-        recorder.record_finished(key)
+    for key in unlogged:  # nobody knows how long their epochs took
+        rows = result_of(key).read_history().to_dict("records")
+        epochs = [EpochEnded(key, {str(name): value for name, value in row.items()}, None) for row in rows]
+        recorder.record([Started(key, platform.node()), *epochs, Finished(key, result_of(key))])
     configs = {key: trial.config for key, trial in trials.items() if key not in unlogged}
     ahead_configs = {key: trial.config for key, trial in ahead.items()}
     names = {key: trial.name for key, trial in recorder.trials.items()}
@@ -203,9 +205,3 @@ class _Recorder:
         if epochs:
             with interrupted_afterwards():
                 self.ledger.log_epochs(self.open_runs[epochs[0].key], [(epoch.metrics, epoch.seconds) for epoch in epochs])
-
-    def record_finished(self, key: str) -> None:
-        """Log a trial that ended before. Nobody knows how long its epochs took."""
-        rows = result_of(key).read_history().to_dict("records")
-        epochs = [EpochEnded(key, {str(name): value for name, value in row.items()}, None) for row in rows]
-        self.record([Started(key, platform.node()), *epochs, Finished(key, result_of(key))])

@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Generator, Mapping
-from types import MappingProxyType
 from typing import Protocol
 
 from pipeline.common.errors import PipelineError
@@ -34,8 +33,8 @@ def run_trials(
     pool: WorkerPool,
     trials: Mapping[str, TrialConfig],
     *,
-    ahead: Mapping[str, TrialConfig] = MappingProxyType({}),
-    names: Mapping[str, str] = MappingProxyType({}),
+    ahead: Mapping[str, TrialConfig] = {},
+    names: Mapping[str, str] = {},
 ) -> Generator[list[Event], None, None]:
     """Run trials, given by key, and yield their events until all have ended.
 

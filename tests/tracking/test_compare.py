@@ -82,11 +82,6 @@ def test_trials_of_earlier_code_or_of_other_data_are_left_out():
     assert (table["baseline"]["mean"], table["baseline"]["n"]) == (pytest.approx(0.4), 2)
 
 
-def test_trials_of_a_version_that_did_not_name_the_code_count_with_the_others():
-    added = trial("baseline", 2, 0.7) | {"code": code_fingerprint()}
-    assert rows([*TRIALS, added])["baseline"]["n"] == 3
-
-
 def test_a_trial_that_lacks_what_another_has_counts_all_the_same():
     lacking = [{name: value for name, value in row.items() if name != "diverged"} for row in TRIALS]
     assert rows(lacking)["baseline"]["n"] == 2
