@@ -1,14 +1,21 @@
 """Compare the arms and levels of a study, as the ledger has them: mean and SD over seeds, and differences paired by seed."""
 
 import argparse
+import math
 import sys
 
 import pandas as pd
 
 from pipeline.common.command import run
-from pipeline.tracking.names import LAST_METRICS
+from pipeline.common.errors import PipelineError
+from pipeline.common.statistics import paired_difference, summarize
+from pipeline.tracking.names import ARM, CODE, DATA_MD5, DIVERGED, LAST_METRICS, RECALIBRATED, STUDY
 from pipeline.trials.key import code_fingerprint
 from pipeline.trials.notebook import BASELINE
+
+LABELS = (STUDY, ARM, DATA_MD5, CODE, "seed", "start_time")
+PARAMETER = "params."
+COLUMNS = ["cell", "metric", "mean", "sd", "n", "diverged", "reference", "difference", "low_95", "high_95", "pairs"]
 
 
 def main() -> None:
@@ -19,21 +26,91 @@ def main() -> None:
     parser.add_argument("--reference", help="arm to compare with (default: baseline, or the arm that was trained first)")
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
     arguments = parser.parse_args()
-    from pipeline.tracking.comparison import compare, missing  # here, so that --help need not wait for MLflow
-    from pipeline.tracking.ledger import Ledger
+    study = arguments.study
+    from pipeline.tracking.ledger import Ledger  # here, so that --help need not wait for MLflow
 
     with Ledger() as ledger:
-        trials = ledger.finished_trials(arguments.study)
+        trials = ledger.finished_trials(study)
         if trials.empty:
-            raise missing(arguments.study, ledger.newest_studies())
-    metrics = arguments.metric or list(LAST_METRICS)
-    table = compare(trials, arguments.study, metrics, code=code_fingerprint(), usual_reference=BASELINE, reference=arguments.reference)
+            studies = ledger.newest_studies()
+            there = f"; the newest are of {', '.join(studies)}" if studies else ", nor of any other; run `make repro`"
+            raise PipelineError(f"--study {study}: no finished trial of it is in the ledger{there}")
+    table = compare(trials, study, arguments.metric or list(LAST_METRICS), arguments.reference)
     if arguments.format == "csv":
         table.to_csv(sys.stdout, index=False)
     elif arguments.format == "json":
         print(table.to_json(orient="records", indent=2, double_precision=15))
     else:
-        _print(table, arguments.study)
+        _print(table, study)
+
+
+def compare(trials: pd.DataFrame, study: str, metrics: list[str], reference: str | None = None) -> pd.DataFrame:
+    """Return a row per arm, level and metric: `mean`, `sd`, `n`, and the `difference` to a `reference` with its 95 % interval.
+
+    `trials` is what `Ledger.finished_trials` returns of the study. A cell is compared with the arm `reference` at the same
+    level (without one, with the baseline, or else with the arm that was trained first). Where there is one arm only, it is
+    compared with the study's first level. Trials of other data or of other code are left out, and so are those that
+    diverged, which the column `diverged` counts.
+
+    Raises:
+        PipelineError: The study has no such arm or metric.
+    """
+    # Of one code and one data set: of this code, or else of the newest, and of the newest data.
+    trials = trials.sort_values("start_time", kind="stable")
+    code = code_fingerprint()
+    trials = trials[trials[CODE] == (code if (trials[CODE] == code).any() else trials[CODE].iloc[-1])]
+    trials = trials[trials[DATA_MD5] == trials[DATA_MD5].iloc[-1]]
+    trials = trials.assign(**{DIVERGED: trials.get(DIVERGED, 0.0)})
+    known = sorted(name for name in map(str, trials) if name not in LABELS and not name.startswith(PARAMETER))
+    if unknown := [metric for metric in metrics if metric not in known]:
+        raise PipelineError(f"--metric {unknown[0]}: no trial of study '{study}' has it; there are {', '.join(known)}")
+    arms = list(dict.fromkeys(trials[ARM]))
+    first = reference or (BASELINE if BASELINE in arms else arms[0])
+    if first not in arms:
+        raise PipelineError(f"--reference {first}: no such arm in the study; there are {', '.join(arms)}")
+    parameters = [name for name in map(str, trials) if name.startswith(PARAMETER) and name != f"{PARAMETER}seed"]
+    level = [name for name in parameters if trials.groupby(ARM)[name].nunique().max() > 1]
+    # Of each seed the newest trial, by arm and the values of its level.
+    cells = {
+        tuple(map(str, key)): cell.drop_duplicates("seed", keep="last").set_index("seed").sort_index()
+        for key, cell in trials.groupby([ARM, *level], dropna=False)
+    }
+    names = {
+        key: ", ".join([key[0], *(f"{name.removeprefix(PARAMETER)} {value}" for name, value in zip(level, key[1:], strict=True))])
+        for key in cells
+    }
+    order = sorted(cells, key=lambda key: (key[0] != first, arms.index(key[0]), [_by_size(value) for value in key[1:]]))
+    table = []
+    for key in order:
+        compared = order[0] if len(arms) == 1 else (first, *key[1:])
+        for metric in metrics:
+            ours = _values(cells[key], metric)
+            row = {"cell": names[key], "metric": metric, "n": len(ours), "diverged": int((cells[key][DIVERGED] == 1).sum())}
+            if len(ours):
+                found = summarize(ours)
+                row |= {"mean": found.mean, "sd": found.sd}
+            theirs = _values(cells[compared], metric) if compared in cells and compared != key else ours.iloc[:0]
+            if len(seeds := ours.index.intersection(theirs.index)):
+                difference = paired_difference(ours[seeds], theirs[seeds])
+                row |= {"reference": names[compared], "difference": difference.mean, "pairs": difference.n}
+                row |= {"low_95": difference.low_95, "high_95": difference.high_95}
+            table.append(row)
+    return pd.DataFrame(table, columns=COLUMNS).astype({"pairs": "Int64"})
+
+
+def _by_size(value: str) -> tuple[float, str]:
+    """Return what sorts numbers by size, and before texts."""
+    try:
+        return float(value), value
+    except ValueError:
+        return math.inf, value
+
+
+def _values(trials: pd.DataFrame, metric: str) -> "pd.Series[float]":
+    """Return the last value of a metric by seed, of the trials that did not diverge."""
+    finished = trials[trials[DIVERGED] != 1]
+    plain = metric.removesuffix(RECALIBRATED)  # what has no moving averages has nothing to recalibrate
+    return (finished[metric].fillna(finished[plain]) if plain in finished else finished[metric]).dropna()
 
 
 def _print(table: pd.DataFrame, study: str) -> None:

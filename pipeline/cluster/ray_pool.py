@@ -8,8 +8,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -24,7 +23,7 @@ from pipeline.images.arrays import Examples, load_examples
 from pipeline.training.config import TrialConfig
 from pipeline.training.environment import computing_environment, kernel_variables
 from pipeline.workers.events import EpochEnded, Event, Finished, Interrupted, Started
-from pipeline.workers.work import Assignment, Send, result_of, work
+from pipeline.workers.work import Send, result_of, work
 
 try:
     import ray
@@ -73,14 +72,14 @@ class RayPool:
         self._results = results.resolve()
         self._gpus = _gpus_per_trial()
         data = [load_examples(split, processed) for split in ("train", "validation")]
-        _connect(_address())
+        _connect()
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._queue = ray.remote(EventQueue).options(num_cpus=0, scheduling_strategy=here).remote()
         # A node that runs a trial copies them into its shared memory once, for all of its workers.
         placed = [ray.put(replace(examples, images=np.asarray(examples.images), labels=np.asarray(examples.labels))) for examples in data]
         self._arguments = [*placed, self._queue, _comparable_environment(), work or train_on_node]
         self._task = ray.remote(num_cpus=1, num_gpus=self._gpus)(_execute)
-        self._pending: dict[Any, Assignment] = {}
+        self._pending: dict[Any, tuple[str, TrialConfig, int]] = {}  # key, configuration and attempts
         self._hosts: dict[str, str] = {}  # of the trials that have started
         self._unlike: dict[str, str] = {}  # descriptions of the nodes that get no trials
         self._slots, self._looked = 0, float("-inf")
@@ -95,12 +94,11 @@ class RayPool:
             self._slots, self._looked = slots, time.monotonic()
         return max(1, self._slots)
 
-    def submit(self, assignment: Assignment) -> None:
-        """Execute a trial. If its node is lost, Ray starts it on another."""
+    def submit(self, key: str, config: TrialConfig, attempts: int) -> None:
+        """Execute a trial. If its node is lost, Ray starts it on another, so many times in all."""
         elsewhere = {NODE_LABEL: f"!in({','.join(self._unlike)})"} if self._unlike else None
-        key, config = assignment.key, assignment.config
-        task = self._task.options(max_retries=assignment.attempts - 1, label_selector=elsewhere, name=f"trial {key[:8]}")
-        self._pending[task.remote(key, config, *self._arguments)] = assignment
+        task = self._task.options(max_retries=attempts - 1, label_selector=elsewhere, name=f"trial {key[:8]}")
+        self._pending[task.remote(key, config, *self._arguments)] = key, config, attempts
 
     def next_events(self) -> list[Event]:
         """Wait a moment for something to happen, and return all that has, in order."""
@@ -109,10 +107,17 @@ class RayPool:
             ray.wait(pending, timeout=POLL_SECONDS)
             # Looked up before the queue is read, so that a trial's events come before its end.
             ended, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
-            events = [event for sent in ray.get(self._queue.take.remote()) for event in self._with_restarts(sent)]
+            sent = ray.get(self._queue.take.remote())
         except RayError as error:
             raise PipelineError(f"lost the Ray cluster ({reason(error)}); what was finished is kept, run again to go on") from None
-        return events + [event for reference in ended for event in self._end_of(reference)]
+        events: list[Event] = []
+        for event in sent:
+            if isinstance(event, Started):
+                if event.key in self._hosts:  # a second start means that the first worker was lost
+                    events.append(Interrupted(event.key, f"its worker on {self._hosts[event.key]} was lost", gives_up=False))
+                self._hosts[event.key] = event.host
+            events.append(event)
+        return events + [event for reference in ended if (event := self._end_of(reference))]
 
     def close(self) -> None:
         """Stop what is under way, and leave the cluster."""
@@ -125,35 +130,25 @@ class RayPool:
         cpus = int(resources.get("CPU", 0))
         return min(cpus, int(resources.get("GPU", 0) / self._gpus)) if self._gpus else cpus
 
-    def _with_restarts(self, event: Started | EpochEnded) -> Iterator[Event]:
-        """A second start means that the first worker was lost."""
-        if isinstance(event, Started):
-            if event.key in self._hosts:
-                yield Interrupted(event.key, f"its worker on {self._hosts[event.key]} was lost", gives_up=False)
-            self._hosts[event.key] = event.host
-        yield event
-
-    def _end_of(self, reference: Any) -> Iterator[Event]:  # noqa: ANN401 - Ray's references have no public type
-        assignment = self._pending.pop(reference)
+    def _end_of(self, reference: Any) -> Finished | Interrupted | None:  # noqa: ANN401 - Ray's references have no public type
+        key, config, attempts = self._pending.pop(reference)
+        self._hosts.pop(key, None)
         try:
             files = ray.get(reference)
         except UnlikeNodeError as error:
             self._avoid(error)
-            self.submit(assignment)
-            return
+            self.submit(key, config, attempts)
+            return None
         except RayTaskError as error:
             raise error.cause from error
         except RayError as error:
-            self._hosts.pop(assignment.key, None)
-            yield Interrupted(assignment.key, reason(error), gives_up=True)
-            return
-        self._hosts.pop(assignment.key, None)
-        result = result_of(assignment.key, self._results)
+            return Interrupted(key, reason(error), gives_up=True)
+        result = result_of(key, self._results)
         with replacing(result.folder) as temporary:
             temporary.mkdir()
             for name, content in files.items():
                 (temporary / name).write_bytes(content)
-        yield Finished(assignment.key, result)
+        return Finished(key, result)
 
     def _avoid(self, error: UnlikeNodeError) -> None:
         if error.node not in self._unlike:
@@ -216,10 +211,7 @@ def train_on_node(key: str, config: TrialConfig, train: Examples, validation: Ex
 
 @cache
 def _compute_deterministically() -> None:
-    from pipeline.training import (
-        quiet_tensorflow,  # noqa: F401 - before TensorFlow
-        settings,
-    )
+    from pipeline.training import quiet_tensorflow, settings  # noqa: F401 - in this order
 
     settings.compute_deterministically()
 
@@ -238,39 +230,23 @@ def _gpus_per_trial() -> float:
     return gpus
 
 
-def _address() -> str:
+def _connect() -> None:
     address = os.environ.get(ADDRESS_VARIABLE)
     if not address:
         way = "set it to the head's host:port, or to auto for the cluster that this machine is a node of"
         raise PipelineError(f"params.yaml: runner: ray needs {ADDRESS_VARIABLE}, which is not set; {way}, or set runner: local")
     if "://" in address:
         raise PipelineError(f"{ADDRESS_VARIABLE}: {address}: Ray Client is not supported; start this command on a node of the cluster")
-    return address
-
-
-def _connect(address: str) -> None:
-    fault = f"the Ray cluster at {ADDRESS_VARIABLE}={address} cannot be used"
     host, colon, port = address.rpartition(":")
+    code = {"py_modules": [str(PACKAGE)], "excludes": ["__pycache__"], "env_vars": kernel_variables()}
+    before = signal.getsignal(signal.SIGTERM)
     try:
         if colon:  # Ray itself would ask for minutes
             socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
-        with _signals_kept():
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level="ERROR",
-                runtime_env={"py_modules": [str(PACKAGE)], "excludes": ["__pycache__"], "env_vars": kernel_variables()},
-            )
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env=code)
     except (OSError, ValueError, RuntimeError, RayError) as error:
+        fault = f"the Ray cluster at {ADDRESS_VARIABLE}={address} cannot be used: {reason(error)}"
         hint = "see that it runs, that this machine is one of its nodes, and that RAY_AUTH_MODE and RAY_AUTH_TOKEN are those of the cluster"
-        raise PipelineError(f"{fault}: {reason(error)}; {hint}") from None
-
-
-@contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Ray would answer SIGTERM by itself, without closing the runs of the ledger."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
+        raise PipelineError(f"{fault}; {hint}") from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before)  # Ray would answer it by itself, without closing the runs of the ledger

@@ -11,10 +11,6 @@ from types import FrameType
 from pipeline.common.errors import PipelineError
 
 
-def _stop(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 @contextmanager
 def interrupted_afterwards() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM wait until the block has ended; a second one does not wait."""
@@ -39,7 +35,7 @@ def interrupted_afterwards() -> Iterator[None]:
 
 def run(main: Callable[[], None]) -> None:
     """Run a stage's `main` and exit: 0, 1 after a fault that is explained, 130 after Ctrl-C or SIGTERM."""
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # which raises KeyboardInterrupt
     try:
         main()
         sys.stdout.flush()

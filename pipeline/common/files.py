@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and their hashes."""
+"""Files and folders that appear whole or not at all, their hashes, and the project's folder."""
 
 import errno
 import hashlib
@@ -56,3 +56,12 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def project_root() -> Path:
+    """The folder of the project: DVC_ROOT, or the working directory of a command that DVC did not start.
+
+    `dvc exp run --temp` and the workers of `dvc queue` run in copies below `.dvc/tmp/exps`, which are removed afterwards;
+    DVC_ROOT is then the project that they were copied from, so that its store and its locks are used.
+    """
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()

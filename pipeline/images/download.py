@@ -11,7 +11,7 @@ from typing import BinaryIO
 import aiohttp
 import truststore
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from pipeline.common.addresses import public, reason
 from pipeline.common.errors import PipelineError
@@ -37,7 +37,7 @@ def download(url: str, file: BinaryIO, *, attempts: int, timeout_seconds: float,
         PipelineError: No attempt brought the whole file, another could not help, or it is larger than `maximum_bytes`.
     """
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         progress.add_task(public(url).rpartition("/")[2], total=None)
         transfer = _Transfer(url, file, timeout_seconds, maximum_bytes, progress)

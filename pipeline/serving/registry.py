@@ -1,43 +1,36 @@
 """MLflow's registry of models: which versions there are, and which carries the alias `champion` and is served."""
 
-from __future__ import annotations
-
 import hashlib
-import inspect
 import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.training.quiet_tensorflow import nothing_on_stderr  # isort: skip - before TensorFlow
+import keras
 import mlflow.artifacts
 import mlflow.pyfunc
 import numpy as np
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.pyfunc import PyFuncModel
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import Object, Property
+from numpy.typing import NDArray
 
 from pipeline.common.addresses import reason
 from pipeline.common.errors import PipelineError
 from pipeline.common.statistics import Summary
 from pipeline.tracking import names
-from pipeline.tracking.ledger import ALREADY_THERE, Ledger
+from pipeline.tracking.ledger import Ledger
 from pipeline.tracking.models import log_model
 from pipeline.tracking.provenance import read_dataset
-from pipeline.tracking.store import PatientClient, store_lock
+from pipeline.tracking.store import PatientClient, store_lock, unless_it_is_there
 
-if TYPE_CHECKING:
-    from types import ModuleType
-
-    import keras
-    from mlflow.entities.model_registry import ModelVersion
-    from mlflow.pyfunc import PyFuncModel
-    from numpy.typing import NDArray
-
+SERVED_MODEL = Path(__file__).with_name("served_model.py")
 ALIAS = "champion"
 NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the model, or the alias
 PICKLES_VARIABLE = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
@@ -52,15 +45,6 @@ class Candidate:
     seed: int
     val_accuracy: float
     arm_val_accuracy: Summary
-
-
-@dataclass(frozen=True)
-class Champion:
-    """What the registry says of the model that is served now. Of one that was registered by hand it says the version alone."""
-
-    version: str
-    data_md5: str | None
-    arm_val_accuracy: Summary | None
 
 
 @dataclass(frozen=True)
@@ -90,7 +74,7 @@ class Submission:
 
     def identity(self) -> str:
         """Return a hash that is equal for what answers in the same way: trained alike, and served by the same code."""
-        described = (self.trial_key, inspect.getsource(_code_of_served_model()), str(self.signature()))
+        described = (self.trial_key, SERVED_MODEL.read_text(encoding="utf-8"), str(self.signature()))
         return hashlib.sha256("\n".join(described).encode()).hexdigest()
 
     def tags(self) -> dict[str, str]:
@@ -124,9 +108,9 @@ def register(ledger: Ledger, run_id: str, submission: Submission) -> str:
         client.update_model_version(model, version, submission.card)
         for name, value in submission.tags().items():
             client.set_model_version_tag(model, version, name, value)
-        present = read_champion(client, model)
+        present = find_champion(client, model)
         named = f"{model} version {version} ({submission.candidate.arm}, seed {submission.candidate.seed})"
-        if present is not None and present.version == version:
+        if present is not None and str(present.version) == version:
             return f"{named} is the champion already"
         reasons = objections(submission.candidate, submission.linear_val_accuracy, submission.data_md5, present)
         client.set_model_version_tag(model, version, names.GATE, "; ".join(reasons) or "passed")
@@ -136,7 +120,7 @@ def register(ledger: Ledger, run_id: str, submission: Submission) -> str:
     return f"{named} is the champion now"
 
 
-def objections(candidate: Candidate, linear_val_accuracy: float, data_md5: str, champion: Champion | None) -> list[str]:
+def objections(candidate: Candidate, linear_val_accuracy: float, data_md5: str, champion: ModelVersion | None) -> list[str]:
     """Return why the candidate may not become champion; nothing if it may.
 
     Its arm's mean must beat a linear classifier on the pixels, and fall behind the present champion's by no more than the
@@ -148,31 +132,19 @@ def objections(candidate: Candidate, linear_val_accuracy: float, data_md5: str, 
         found.append(f"it validates at {now.mean:.2%} (mean over seeds), and {linear}")
     if champion is None:
         return found
-    before, named = champion.arm_val_accuracy, f"the present champion, version {champion.version},"
-    if before is None or champion.data_md5 != data_md5:
-        known = "learned from other data or another split" if champion.data_md5 else "was registered by hand"
-        mend = "take the alias from it in the MLflow UI if it should go"
-        found.append(f"{named} {known}, so that the two cannot be compared; {mend}")
-    elif now.mean < before.mean - (spread := max(before.sd or 0.0, now.sd or 0.0)):
-        means = f"it validates at {now.mean:.2%}, and {named} at {before.mean:.2%} (means over seeds)"
+    named = f"the present champion, version {champion.version},"
+    incomparable = "so that the two cannot be compared; take the alias from it in the MLflow UI if it should go"
+    try:
+        its_data, mean, sd = champion.tags[names.DATA_MD5], float(champion.tags[names.ARM_MEAN]), float(champion.tags[names.ARM_SD])
+    except (KeyError, ValueError):
+        return [*found, f"{named} was registered by hand, {incomparable}"]
+    spread = max(now.sd or 0.0, 0.0 if math.isnan(sd) else sd)
+    if its_data != data_md5:
+        found.append(f"{named} learned from other data or another split, {incomparable}")
+    elif now.mean < mean - spread:
+        means = f"it validates at {now.mean:.2%}, and {named} at {mean:.2%} (means over seeds)"
         found.append(f"{means}: further behind than the seeds' spread of {100 * spread:.2f} points")
     return found
-
-
-def read_champion(client: PatientClient, model: str) -> Champion | None:
-    """Return what the registry says of the version that carries the alias, if one does.
-
-    A version that somebody registered by hand says nothing of itself, and cannot be compared.
-    """
-    version = _version_with_alias(client, model)
-    if version is None:
-        return None
-    try:
-        sd, mean = float(version.tags[names.ARM_SD]), float(version.tags[names.ARM_MEAN])
-        summary = Summary(mean, None if math.isnan(sd) else sd, int(version.tags[names.ARM_SEEDS]))
-        return Champion(str(version.version), version.tags[names.DATA_MD5], summary)
-    except (KeyError, ValueError):
-        return Champion(str(version.version), None, None)
 
 
 def load_champion(model: str) -> tuple[PyFuncModel, str]:
@@ -182,7 +154,7 @@ def load_champion(model: str) -> tuple[PyFuncModel, str]:
         PipelineError: There is none, or it cannot be loaded, as one that is a pickle.
     """
     with Ledger() as ledger:
-        version = _version_with_alias(ledger.client, model)
+        version = find_champion(ledger.client, model)
     if version is None:
         mend = "run `make repro`, or, where that has nothing to do, `dvc repro --force evaluate`"
         raise PipelineError(f"{model}: no version has the alias {ALIAS}; {mend}")
@@ -196,7 +168,8 @@ def load_champion(model: str) -> tuple[PyFuncModel, str]:
         raise PipelineError(f"{named}: cannot be loaded ({reason(error)}); run `dvc repro --force evaluate` to register it anew") from None
 
 
-def _version_with_alias(client: PatientClient, model: str) -> ModelVersion | None:
+def find_champion(client: PatientClient, model: str) -> ModelVersion | None:
+    """Return the version that carries the alias, if one does."""
     try:
         version: ModelVersion = client.get_model_version_by_alias(model, ALIAS)
     except MlflowException as error:
@@ -222,11 +195,8 @@ def _find(client: PatientClient, submission: Submission) -> str | None:
 
 def _add(ledger: Ledger, run_id: str, submission: Submission) -> str:
     """Log the model to the run and register it; return its version."""
-    try:
+    with unless_it_is_there():
         ledger.client.create_registered_model(submission.model, description=ABOUT)
-    except MlflowException as error:
-        if error.error_code != ALREADY_THERE:
-            raise
     with tempfile.TemporaryDirectory() as folder:
         network = Path(folder) / "network.keras"
         submission.network.save(network)
@@ -235,7 +205,7 @@ def _add(ledger: Ledger, run_id: str, submission: Submission) -> str:
             run_id,
             submission.model,
             mlflow.pyfunc,
-            python_model=_code_of_served_model().__file__,
+            python_model=str(SERVED_MODEL),
             artifacts={"network": str(network)},
             model_config={"classes": list(submission.classes)},
             signature=submission.signature(),
@@ -244,9 +214,3 @@ def _add(ledger: Ledger, run_id: str, submission: Submission) -> str:
     ledger.log_summary(run_id, submission.metrics, model_id=model.model_id)
     version = ledger.client.create_model_version(submission.model, f"models:/{model.model_id}", run_id, model_id=model.model_id)
     return str(version.version)
-
-
-def _code_of_served_model() -> ModuleType:
-    with nothing_on_stderr():  # where MLflow advises type hints, and would take them for another signature
-        from pipeline.serving import served_model
-    return served_model

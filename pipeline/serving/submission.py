@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.common.errors import PipelineError
 from pipeline.common.parameters import flatten
 from pipeline.common.statistics import summarize
-from pipeline.images.arrays import Examples, data_md5, load_examples
+from pipeline.images.arrays import data_md5, load_examples
 from pipeline.pages.rendering import render
 from pipeline.serving.folding import fold_batch_normalization
 from pipeline.serving.registry import Candidate, Submission, model_name, register
@@ -70,7 +70,8 @@ def submit(histories: Mapping[str, pd.DataFrame], trials: Trials, output: Path) 
         for arm, table in tested.groupby("arm", sort=False)
         for metric in ("accuracy", "loss")
     }
-    with Ledger() as ledger, ledger.evaluation({"test": _md5(test), "validation": data}) as run_id:
+    test_md5 = hashlib.md5(test.images.tobytes() + test.labels.tobytes(), usedforsecurity=False).hexdigest()
+    with Ledger() as ledger, ledger.evaluation({"test": test_md5, "validation": data}) as run_id:
         ledger.log_summary(run_id, means)
         for name in TABLES:
             ledger.log_file(run_id, output / f"{name}.csv")
@@ -130,7 +131,3 @@ def time_ratio(one: keras.Sequential, other: keras.Sequential, images: NDArray[n
         times = {id(network): seconds(network) for network in ((one, other) if turn % 2 else (other, one))}
         ratios.append(times[id(one)] / times[id(other)])
     return median(ratios[1:])
-
-
-def _md5(examples: Examples) -> str:
-    return hashlib.md5(examples.images.tobytes() + examples.labels.tobytes(), usedforsecurity=False).hexdigest()

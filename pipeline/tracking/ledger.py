@@ -1,14 +1,16 @@
 """The ledger: MLflow as the memory of finished trials, and of the evaluations, reports and verdicts made from them."""
 
 import os
+import platform
 import re
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pandas as pd
 from mlflow import MlflowClient
@@ -19,11 +21,10 @@ from sqlalchemy.exc import ArgumentError
 
 from pipeline.common.addresses import public, reason
 from pipeline.common.errors import PipelineError
-from pipeline.common.files import naming_what_is_full, remove, replacing
-from pipeline.common.project import project_root
+from pipeline.common.files import naming_what_is_full, project_root, remove, replacing
 from pipeline.tracking import names
-from pipeline.tracking.provenance import host, lives, read_dataset, stage_tags, this_process
-from pipeline.tracking.store import asking_once_more, open_store, store_lock, tracking_address
+from pipeline.tracking.provenance import lives, read_dataset, stage_tags, this_process
+from pipeline.tracking.store import asking_once_more, open_store, unless_it_is_there
 from pipeline.training.config import TrialConfig
 from pipeline.training.result import FILES, TrialResult, diverged
 
@@ -38,7 +39,6 @@ EXPERIMENTS_PER_PAGE = 1_000
 STARTED = ["attributes.start_time ASC"]
 NEWEST_FIRST = ["attributes.start_time DESC"]
 FINISHED = "attributes.status = 'FINISHED'"
-ALREADY_THERE = "RESOURCE_ALREADY_EXISTS"
 MADE_MEANWHILE = ("UniqueViolation", "UNIQUE constraint failed")  # PostgreSQL's words and sqlite's
 
 
@@ -55,11 +55,13 @@ class Ledger:
     def __init__(self) -> None:
         # Every child of `mlflow run` inherits this variable; left there, all trials would write into one run.
         self.parent_run_id = os.environ.pop("MLFLOW_RUN_ID", None)
-        self.tracking_uri = tracking_address()
+        self.tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
         try:
             self.client = open_store(self.tracking_uri)
             self.experiment_id = self._find_or_create_experiment()
-            self._close_runs_of_dead_drivers()
+            for run in list(self._search(f"attributes.status = 'RUNNING' and tags.{names.DRIVER} LIKE '{platform.node()} %'")):
+                if not lives(run.data.tags[names.DRIVER]):  # a driver that was killed
+                    self.client.set_terminated(run.info.run_id, "KILLED")
         except (MlflowException, OSError, ImportError, ValueError, ArgumentError, sqlite3.Error) as error:
             raise self._explained(error) from None
 
@@ -80,26 +82,15 @@ class Ledger:
         if by_id := os.environ.get("MLFLOW_EXPERIMENT_ID"):
             return str(self.client.get_experiment(by_id).experiment_id)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or names.EXPERIMENT
-        with store_lock():
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
+            location = (project_root() / "mlartifacts").as_uri() if self.tracking_uri.startswith("sqlite:") else None
+            with unless_it_is_there():  # from another driver, meanwhile
+                self.client.create_experiment(name, location, EXPERIMENT_TAGS)
             experiment = self.client.get_experiment_by_name(name)
-            if experiment is None:
-                local = self.tracking_uri.startswith("sqlite:")
-                location = (project_root() / "mlartifacts").as_uri() if local else None
-                try:
-                    return str(self.client.create_experiment(name, location, EXPERIMENT_TAGS))
-                except MlflowException as error:
-                    if error.error_code != ALREADY_THERE:
-                        raise
-                    experiment = self.client.get_experiment_by_name(name)  # from a driver on another machine, meanwhile
         if experiment.lifecycle_stage == "deleted":
             raise PipelineError(f"MLflow experiment '{name}' is deleted; restore it, or set MLFLOW_EXPERIMENT_NAME to another")
         return str(experiment.experiment_id)
-
-    def _close_runs_of_dead_drivers(self) -> None:
-        query = f"attributes.status = 'RUNNING' and tags.{names.DRIVER} LIKE '{host()} %'"
-        for run in list(self._search(query)):
-            if not lives(run.data.tags[names.DRIVER]):
-                self.client.set_terminated(run.info.run_id, "KILLED")
 
     # Finished trials: found by their keys, and read back.
 
@@ -121,12 +112,8 @@ class Ledger:
         Of several runs of one trial, which hold the same result, it returns the newest. It asks once for each key: MLflow's
         filters know no `IN` for tags, and no `OR`.
         """
-        experiments: list[str] = []
-        token = "" if keys else None
-        while token is not None:
-            page = self.client.search_experiments(max_results=EXPERIMENTS_PER_PAGE, page_token=token or None)
-            experiments += [str(experiment.experiment_id) for experiment in page]
-            token = page.token
+        ask = partial(self.client.search_experiments, max_results=EXPERIMENTS_PER_PAGE)
+        experiments = [str(experiment.experiment_id) for experiment in _pages(ask)] if keys else []
         found = {key: self._newest(experiments, f"tags.{names.TRIAL_KEY} = '{key}'") for key in keys}
         return {key: run for key, run in found.items() if run is not None}
 
@@ -146,10 +133,8 @@ class Ledger:
             return False
         return True
 
-    def add_study(self, run: Run, study: str, note: str) -> None:
-        """Add a study to the run's tag that names all studies that use the trial. A run without a note gets this one."""
-        if names.NOTE not in run.data.tags:
-            self.client.set_tag(run.info.run_id, names.NOTE, note)
+    def add_study(self, run: Run, study: str) -> None:
+        """Add a study to the run's tag that names all studies that use the trial."""
         studies = ",".join(sorted({*run.data.tags.get(names.STUDY, "").split(","), study} - {""}))
         if studies != run.data.tags.get(names.STUDY):
             self.client.set_tag(run.info.run_id, names.STUDY, studies)
@@ -179,12 +164,8 @@ class Ledger:
         """Keep the result in the run and close it: from here on the ledger knows the trial."""
         history = result.read_history()
         best = history.iloc[history[names.VAL_ACCURACY].argmax()]
-        summary = {
-            names.BEST_VAL_ACCURACY: best[names.VAL_ACCURACY],
-            names.BEST_VAL_EPOCH: best["epoch"],
-            names.DIVERGED: diverged(history),
-        }
-        self.log_summary(run_id, {name: float(value) for name, value in summary.items()}, step=int(history["epoch"].iloc[-1]))
+        summary = {names.BEST_VAL_ACCURACY: best[names.VAL_ACCURACY], names.BEST_VAL_EPOCH: best["epoch"]}
+        self.log_summary(run_id, {**summary, names.DIVERGED: float(diverged(history))}, step=int(history["epoch"].iloc[-1]))
         for name in FILES:
             self.log_file(run_id, result.folder / name)
         self.client.set_terminated(run_id, "FINISHED")
@@ -195,15 +176,11 @@ class Ledger:
             for run_id in run_ids:
                 MlflowClient(self.tracking_uri).set_terminated(run_id, status)
 
-    def without_model(self, run_ids: Iterable[str]) -> list[str]:
-        """Return those of these runs that have no model yet. An upload that was cut off leaves a model that is not ready."""
-
-        def has_model(run_id: str) -> bool:
-            outputs = self.client.get_run(run_id).outputs
-            models = [] if outputs is None else outputs.model_outputs
-            return any(self.client.get_logged_model(model.model_id).status == LoggedModelStatus.READY for model in models)
-
-        return [run_id for run_id in run_ids if not has_model(run_id)]
+    def has_model(self, run_id: str) -> bool:
+        """Whether a run has its model. An upload that was cut off leaves a model that is not ready."""
+        outputs = self.client.get_run(run_id).outputs
+        models = [] if outputs is None else outputs.model_outputs
+        return any(self.client.get_logged_model(model.model_id).status == LoggedModelStatus.READY for model in models)
 
     # Runs that are made from finished trials.
 
@@ -307,17 +284,6 @@ class Ledger:
             if claims != run.data.tags.get(names.CLAIMS, ""):
                 self.client.set_tag(run.info.run_id, names.CLAIMS, claims)
 
-    def experiment_tags(self) -> dict[str, str]:
-        """Return what the experiment is tagged with."""
-        return dict(self.client.get_experiment(self.experiment_id).tags)
-
-    def tag_experiment(self, tags: Mapping[str, str]) -> None:
-        """Give the experiment these tags, and write only what is new."""
-        present = self.experiment_tags()
-        for name, value in tags.items():
-            if present.get(name) != value:
-                self.client.set_experiment_tag(self.experiment_id, name, value)
-
     def _finished_trial_runs(self, study: str) -> Iterator[Run]:
         """Yield a study's finished trials in the order in which they began, without runs that somebody logged by hand."""
         # `_` is any character to LIKE. A condition on a second tag would let PostgreSQL plan for a single row, and take seconds.
@@ -328,15 +294,20 @@ class Ledger:
 
     def _search(self, query: str) -> Iterator[Run]:
         """Yield the experiment's runs page by page. A page begins at a count of runs, so what is read must not change meanwhile."""
-        token = ""
-        while token is not None:
-            page = self.client.search_runs([self.experiment_id], query, ViewType.ACTIVE_ONLY, RUNS_PER_PAGE, STARTED, token or None)
-            yield from page
-            token = page.token
+        yield from _pages(partial(self.client.search_runs, [self.experiment_id], query, ViewType.ACTIVE_ONLY, RUNS_PER_PAGE, STARTED))
 
     def _newest(self, experiments: list[str], query: str) -> Run | None:
         runs = self.client.search_runs(experiments, f"{query} and {FINISHED}", ViewType.ACTIVE_ONLY, 1, NEWEST_FIRST)
         return runs[0] if runs else None
+
+
+def _pages(ask: Callable[..., Any]) -> Iterator[Any]:
+    """Yield what MLflow answers page by page."""
+    token = ""
+    while token is not None:
+        page = ask(page_token=token or None)
+        yield from page
+        token = page.token
 
 
 def _is_trial(run: Run) -> bool:

@@ -3,8 +3,6 @@
 `pipeline.training.metric_names` lists the metrics of an epoch; the selections below pick from that list.
 """
 
-from typing import Protocol
-
 EXPERIMENT = "cifar10-batch-norm"
 
 # Tags of runs. KIND has one of the values in its line.
@@ -56,24 +54,13 @@ PARALLEL = ("val_loss", VAL_ACCURACY, "train_eval_accuracy")
 RECALIBRATED = "_recalibrated"  # the end of the names of what has no value without Batch Normalization
 
 
-class TaggedTrial(Protocol):
-    """What a trial is tagged by."""
-
-    @property
-    def study(self) -> str: ...  # noqa: D102
-    @property
-    def arm(self) -> str: ...  # noqa: D102
-    @property
-    def data_md5(self) -> str: ...  # noqa: D102
-
-
-def trial_tags(trial: TaggedTrial, key: str, host: str, code: str) -> dict[str, str]:
+def trial_tags(key: str, study: str, arm: str, data_md5: str, code: str, host: str) -> dict[str, str]:
     """Return what the run of every trial is tagged with. A further tag is one line here, and makes nothing stale."""
     return {
         TRIAL_KEY: key,
-        STUDY: trial.study,
-        ARM: trial.arm,
-        DATA_MD5: trial.data_md5,
+        STUDY: study,
+        ARM: arm,
+        DATA_MD5: data_md5,
         CODE: code,
         HOST: host,
     }

@@ -3,6 +3,7 @@
 import getpass
 import json
 import os
+import platform
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -38,15 +39,10 @@ def read_dataset() -> dict[str, str]:
     return {"name": "images", "title": "a data set without a name", "home": "", "citation": "", **found}
 
 
-def host() -> str:
-    """Return the name of this machine."""
-    return os.uname().nodename
-
-
 def this_process() -> str:
     """Return a name for this process that no later process with the same number has."""
     process = psutil.Process()
-    return f"{host()} {process.pid} {process.create_time():.2f}"
+    return f"{platform.node()} {process.pid} {process.create_time():.2f}"
 
 
 def lives(process: str) -> bool:

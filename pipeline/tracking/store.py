@@ -1,4 +1,4 @@
-"""MLflow's tracking store: where it is, how it is opened, and how several processes share it."""
+"""MLflow's tracking store: how it is opened, and how several processes share it."""
 
 import logging
 import os
@@ -15,7 +15,6 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy import make_url
 
-from pipeline.common.project import project_root
 from pipeline.tracking.names import EVALUATION, KIND, REPORT, TRIAL_KEY, VERDICTS
 
 # MLflow's notes on each table it makes, and a bar for each file it copies, would drown the trials' progress.
@@ -62,11 +61,6 @@ def patiently(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:  
             time.sleep(SECONDS_BETWEEN_CALLS)  # MLflow has mostly waited already, but sqlite may refuse at once
 
 
-def tracking_address() -> str:
-    """Return MLFLOW_TRACKING_URI, or the address of `mlflow.db` in the project's root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
-
-
 def open_store(tracking_uri: str) -> PatientClient:
     """Connect, and fail soon if nobody answers. One process at a time initialises a new sqlite store."""
     sqlite = tracking_uri.startswith("sqlite:")
@@ -98,6 +92,16 @@ def asking_once_more() -> Iterator[None]:
         os.environ.pop(RETRIES_VARIABLE)
         if before is not None:
             os.environ[RETRIES_VARIABLE] = before
+
+
+@contextmanager
+def unless_it_is_there() -> Iterator[None]:
+    """Pass over what MLflow says when that which is made in the block is there already."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def store_lock() -> FileLock:

@@ -15,8 +15,6 @@ from pipeline.tracking.ledger import Ledger
 from pipeline.training.metric_names import TRAIN_EVAL_EXAMPLES
 
 DEFAULT_EXPERIMENT = "0"
-OURS = "Training runs of the Batch Normalization laboratory"
-FIRST_LINE = f"{OURS}: one run is one trial, and each seed is a trial of its own."
 RESULTS = {  # what the newest run of a kind holds, and in which file
     names.REPORT: ("the report", "report.html"),
     names.VERDICTS: ("the verdict on each claim", "verdicts.json"),
@@ -81,13 +79,15 @@ def describe_experiment(ledger: Ledger) -> None:
         return
     # The menu lists the view of the latest time first.
     tags = {names.VIEW.format(key): _envelope(view, len(VIEWS) - position) for position, (key, view) in enumerate(VIEWS.items())}
-    present = ledger.experiment_tags()
-    before, written = present.get(names.NOTE, ""), present.get(names.NOTE_SHA256)  # earlier versions did not say what they wrote
-    if not before or (_sha256(before) == written if written else before.startswith(OURS)):
+    present = dict(ledger.client.get_experiment(ledger.experiment_id).tags)
+    before = present.get(names.NOTE, "")
+    if not before or _sha256(before) == present.get(names.NOTE_SHA256):
         results = {kind: run_id for kind in RESULTS if (run_id := ledger.newest_run(kind)) is not None}
         note = _note(ledger.experiment_id, results)
         tags |= {names.NOTE: note, names.NOTE_SHA256: _sha256(note)}
-    ledger.tag_experiment(tags)
+    for name, value in tags.items():
+        if present.get(name) != value:
+            ledger.client.set_experiment_tag(ledger.experiment_id, name, value)
 
 
 def _sha256(text: str) -> str:
@@ -105,7 +105,7 @@ def _note(experiment_id: str, results: Mapping[str, str]) -> str:
     runs = f"#/experiments/{experiment_id}/runs"
     pages = [f"[{text}]({runs}/{results[kind]}/artifacts/{file})" for kind, (text, file) in RESULTS.items() if kind in results]
     views = [f"[{view.name}]({view_address(experiment_id, key)})" for key, view in VIEWS.items()]
-    return f"""{FIRST_LINE}
+    return f"""Training runs of the Batch Normalization laboratory: one run is one trial, and each seed is a trial of its own.
 
 **Results:** {" · ".join([*pages, "[the models that are served](#/models)"])}
 
@@ -125,7 +125,6 @@ def _note(experiment_id: str, results: Mapping[str, str]) -> str:
 def _envelope(view: View, time: int) -> str:
     """Return a view as MLflow keeps it."""
     charts = _charts(view)
-    section = {"uuid": "charts", "name": "Charts", "display": True, "isReordered": False, "deleted": False, "isGenerated": False}
     grouped = {"aggregateFunction": "average", "groupByKeys": [{"mode": mode, "groupByData": name} for mode, name in view.group_by]}
     state = {
         "searchFilter": view.search,
@@ -147,8 +146,10 @@ def _envelope(view: View, time: int) -> str:
         "groupBy": grouped if view.group_by else None,
         "groupsExpanded": {},
         "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
-        **({"compareRunCharts": charts, "compareRunSections": [section]} if charts else {}),
     }
+    if charts:
+        section = {"uuid": "charts", "name": "Charts", "display": True, "isReordered": False, "deleted": False, "isGenerated": False}
+        state |= {"compareRunCharts": charts, "compareRunSections": [section]}
     return json.dumps({"name": view.name, "createdAt": time, "updatedAt": time, "state": json.dumps(state)})
 
 

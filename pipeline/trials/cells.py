@@ -2,10 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -41,26 +39,24 @@ def run_cell(study: str, arm: str, level: Level, output: Path) -> None:
             from pipeline.training import quiet_tensorflow  # noqa: F401, I001 - first, so that TensorFlow starts without a word
             from pipeline.tracking.models import log_models
 
-            without = ledger.without_model(run_ids[key] for key in trials)
             models = {run_ids[key]: (trial.config, result_of(key).weights.resolve()) for key, trial in trials.items()}
-            missing = {run_id: model for run_id, model in models.items() if run_id in without}
-            train = load_examples("train")
+            missing = {run_id: model for run_id, model in models.items() if not ledger.has_model(run_id)}
             if missing:
+                train = load_examples("train")
                 call_in_worker(log_models, ledger.tracking_uri, missing, train.image_shape, len(train.classes))
-        _write_cell(trials, output)
+        histories = {key: result_of(key).read_history() for key in trials}
+        with replacing(output) as temporary:
+            (temporary / "weights").mkdir(parents=True)
+            table = pd.concat([with_labels(trials[key], history) for key, history in histories.items()])
+            table.to_csv(temporary / "history.csv", index=False)
+            # Mean, sample SD and n over seeds of each metric's last value, diverged trials apart.
+            finished = [history.iloc[-1] for history in histories.values() if not diverged(history)]
+            last = pd.DataFrame(finished).drop(columns="epoch", errors="ignore")
+            metrics = {**{str(name): asdict(summarize(last[name])) for name in last}, "diverged": len(histories) - len(finished)}
+            (temporary / "metrics.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            for key, trial in trials.items():
+                shutil.copyfile(result_of(key).weights, temporary / "weights" / f"seed-{trial.config.seed}.weights.h5")
         forget(trials)
-
-
-def _write_cell(trials: Mapping[str, Trial], output: Path) -> None:
-    histories = {key: result_of(key).read_history() for key in trials}
-    with replacing(output) as temporary:
-        (temporary / "weights").mkdir(parents=True)
-        table = pd.concat([with_labels(trials[key], history) for key, history in histories.items()])
-        table.to_csv(temporary / "history.csv", index=False)
-        metrics = json.dumps(_summarize(list(histories.values())), indent=2, sort_keys=True) + "\n"
-        (temporary / "metrics.json").write_text(metrics, encoding="utf-8")
-        for key, trial in trials.items():
-            shutil.copyfile(result_of(key).weights, temporary / "weights" / f"seed-{trial.config.seed}.weights.h5")
 
 
 def with_labels(trial: Trial, table: pd.DataFrame) -> pd.DataFrame:
@@ -68,9 +64,3 @@ def with_labels(trial: Trial, table: pd.DataFrame) -> pd.DataFrame:
     level = {name: str(value) if isinstance(value, list) else value for name, value in trial.level.items()}
     labels = {"arm": trial.arm, "batch_size": trial.config.batch_size, **level, "seed": trial.config.seed}
     return pd.concat([pd.DataFrame(labels, index=table.index), table], axis=1)
-
-
-def _summarize(histories: list[pd.DataFrame]) -> dict[str, Any]:
-    """Return mean, sample SD and n over seeds of each metric's last value, diverged trials apart."""
-    last = pd.DataFrame([history.iloc[-1] for history in histories if not diverged(history)]).drop(columns="epoch", errors="ignore")
-    return {**{str(name): asdict(summarize(last[name])) for name in last}, "diverged": sum(map(diverged, histories))}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,15 +79,13 @@ def trials_after(parameters: Parameters, cell: Cell, keys: TrialKeys) -> dict[st
     return trials
 
 
-@contextmanager
-def open_ledger(runner: RunnerName) -> Iterator[Ledger]:
+def open_ledger(runner: RunnerName) -> Ledger:
     """Connect to the ledger. Meanwhile TensorFlow is imported for the workers of this machine."""
     if runner == "local":
         warm_up()
     from pipeline.tracking.ledger import Ledger
 
-    with Ledger() as ledger:
-        yield ledger
+    return Ledger()
 
 
 def complete(ledger: Ledger, trials: Trials, *, runner: RunnerName, ahead: Trials | None = None) -> dict[str, str]:
@@ -109,7 +107,7 @@ def complete(ledger: Ledger, trials: Trials, *, runner: RunnerName, ahead: Trial
         for key, trial in trials.items():
             run, result = finished.get(key), result_of(key)
             if run is not None and (result.is_whole() or ledger.read_back(run, result)):
-                ledger.add_study(run, trial.study, trial.note)
+                ledger.add_study(run, trial.study)
                 run_ids[key] = run.info.run_id
     else:
         ahead = None  # nobody would read back what was trained ahead
@@ -143,8 +141,10 @@ def _run(ledger: Ledger, trials: Trials, ahead: Trials, runner: RunnerName) -> d
     recorder = _Recorder(ledger, {**ahead, **trials})
     # A result that an earlier process could not log any more is logged now.
     unlogged = [key for key in trials if result_of(key).is_whole()]
-    for key in unlogged:
-        recorder.record_finished(key)
+    for key in unlogged:  # nobody knows how long their epochs took
+        rows = result_of(key).read_history().to_dict("records")
+        epochs = [EpochEnded(key, {str(name): value for name, value in row.items()}, None) for row in rows]
+        recorder.record([Started(key, platform.node()), *epochs, Finished(key, result_of(key))])
     configs = {key: trial.config for key, trial in trials.items() if key not in unlogged}
     ahead_configs = {key: trial.config for key, trial in ahead.items()}
     names = {key: trial.name for key, trial in recorder.trials.items()}
@@ -190,7 +190,7 @@ class _Recorder:
                 match event:
                     case Started(key, host):
                         trial = self.trials[key]
-                        tags = {**trial_tags(trial, key, host, self.code), **self.stage_tags}
+                        tags = {**trial_tags(key, trial.study, trial.arm, trial.data_md5, self.code, host), **self.stage_tags}
                         self.open_runs[key] = self.ledger.start(trial.name, trial.config, tags, trial.note)
                     case Interrupted(key):
                         if key in self.open_runs:
@@ -201,13 +201,7 @@ class _Recorder:
         for of_one_trial in epochs.values():
             self._log_epochs(of_one_trial)
 
-    def _log_epochs(self, epochs: Sequence[EpochEnded]) -> None:
+    def _log_epochs(self, epochs: list[EpochEnded]) -> None:
         if epochs:
             with interrupted_afterwards():
                 self.ledger.log_epochs(self.open_runs[epochs[0].key], [(epoch.metrics, epoch.seconds) for epoch in epochs])
-
-    def record_finished(self, key: str) -> None:
-        """Log a trial that ended before. Nobody knows how long its epochs took."""
-        rows = result_of(key).read_history().to_dict("records")
-        epochs = [EpochEnded(key, {str(name): value for name, value in row.items()}, None) for row in rows]
-        self.record([Started(key, platform.node()), *epochs, Finished(key, result_of(key))])

@@ -87,9 +87,9 @@ def _check_notebook_studies(parameters: Parameters, path: Path) -> None:
         if name not in parameters.studies:
             raise PipelineError(f"{path}: studies.{name}: missing; dvc.yaml trains it and the report is about it; declare it")
     train, grid = parameters.studies[TRAIN], parameters.studies[GRID]
-    configs = {arm: parameters.trial_config(arm, {}, seed=0) for arm in {**NORMALIZATION, **dict.fromkeys(train.arms)}}
     if missing := [arm for arm in NORMALIZATION if arm not in train.arms]:
         raise PipelineError(f"{path}: studies.{TRAIN}.arms: the report compares '{missing[0]}'; add it")
+    configs = {arm: parameters.trial_config(arm, {}, seed=0) for arm in train.arms}
     if train.grid:
         raise PipelineError(f"{path}: studies.{TRAIN}.grid: should be {{}}; give another study the grid")
     for arm in train.arms:

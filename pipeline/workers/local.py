@@ -10,7 +10,6 @@ import signal
 import tempfile
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
 from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -27,7 +26,7 @@ from pipeline.common.errors import PipelineError
 from pipeline.images.arrays import load_examples
 from pipeline.training.config import TrialConfig
 from pipeline.workers.events import EpochEnded, Event, Finished, Interrupted, Started
-from pipeline.workers.work import Assignment, result_of, work
+from pipeline.workers.work import result_of, work
 
 POLL_SECONDS = 0.2
 WORKERS_VARIABLE = "TRIAL_WORKERS"
@@ -66,14 +65,14 @@ class LocalPool:
         self._receiver, self._sender = self._context.Pipe(duplex=False)
         self.workers = min(worker_count(), max(1, trials))
         self._pool = self._open_pool()
-        self._pending: dict[Future[None], Assignment] = {}
+        self._pending: dict[Future[None], tuple[str, TrialConfig, int]] = {}  # key, configuration and attempts
 
-    def submit(self, assignment: Assignment) -> None:
-        """Execute a trial, and again when its worker has died."""
+    def submit(self, key: str, config: TrialConfig, attempts: int) -> None:
+        """Execute a trial, and again when its worker has died, so many times in all."""
         if not self._pool.active:  # a worker died before it had begun a trial
             self._pool = self._open_pool()
-        arguments = [assignment.key, assignment.config, self._processed, self._results]
-        self._pending[self._pool.schedule(_execute, args=arguments)] = assignment
+        future = self._pool.schedule(_execute, args=[key, config, self._processed, self._results])
+        self._pending[future] = key, config, attempts
 
     def next_events(self) -> list[Event]:
         """Wait a moment for something to happen, and return all that has, in order."""
@@ -82,7 +81,7 @@ class LocalPool:
         events: list[Event] = []
         while self._receiver.poll(0 if ended or events else POLL_SECONDS):
             events.append(self._receiver.recv())
-        return events + [self._end_of(future, self._pending.pop(future)) for future in ended]
+        return events + [self._end_of(future) for future in ended]
 
     def close(self) -> None:
         """Stop the workers."""
@@ -91,18 +90,18 @@ class LocalPool:
         self._sender.close()
         self._receiver.close()
 
-    def _end_of(self, future: Future[None], assignment: Assignment) -> Event:
+    def _end_of(self, future: Future[None]) -> Event:
+        key, config, attempts = self._pending.pop(future)
         try:
             future.result()
-            return Finished(assignment.key, result_of(assignment.key, self._results))
+            return Finished(key, result_of(key, self._results))
         except ProcessExpired as death:
             reason = f"its worker died with exit code {death.exitcode}"
         except BrokenProcessPool:
             reason = "a worker died before it began"
-        left = assignment.attempts - 1
-        if left:
-            self.submit(replace(assignment, attempts=left))
-        return Interrupted(assignment.key, reason, gives_up=not left)
+        if attempts > 1:
+            self.submit(key, config, attempts - 1)
+        return Interrupted(key, reason, gives_up=attempts == 1)
 
     def _open_pool(self) -> ProcessPool:
         return ProcessPool(self.workers, context=self._context, initializer=_prepare_worker, initargs=[self._sender])

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipeline.common.files import remove
-from pipeline.common.project import project_root
+from pipeline.common.files import project_root, remove
 from pipeline.workers.work import FINISHED_TRIALS
 
 TRIALS_LOCK = Path(".dvc/tmp/trials.lock")  # in the project, not in an experiment's copy of it

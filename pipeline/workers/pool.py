@@ -2,13 +2,11 @@
 
 from collections import deque
 from collections.abc import Generator, Mapping
-from types import MappingProxyType
 from typing import Protocol
 
 from pipeline.common.errors import PipelineError
 from pipeline.training.config import TrialConfig
 from pipeline.workers.events import EpochEnded, Event, Finished, Interrupted
-from pipeline.workers.work import Assignment
 
 ATTEMPTS = 3
 ASSIGNMENTS_PER_WORKER = 2  # so that a worker that ends a trial finds the next one waiting
@@ -21,8 +19,8 @@ class WorkerPool(Protocol):
     def workers(self) -> int:
         """How many trials can be executed at once, at present; at least 1."""
 
-    def submit(self, assignment: Assignment) -> None:
-        """Execute a trial as soon as a worker is free, and again if its worker dies, as often as the assignment says."""
+    def submit(self, key: str, config: TrialConfig, attempts: int) -> None:
+        """Execute a trial as soon as a worker is free, and again whenever its worker dies of it, so many times in all."""
 
     def next_events(self) -> list[Event]:
         """Wait a moment for something to happen, and return all that has, in order."""
@@ -35,8 +33,8 @@ def run_trials(
     pool: WorkerPool,
     trials: Mapping[str, TrialConfig],
     *,
-    ahead: Mapping[str, TrialConfig] = MappingProxyType({}),
-    names: Mapping[str, str] = MappingProxyType({}),
+    ahead: Mapping[str, TrialConfig] = {},
+    names: Mapping[str, str] = {},
 ) -> Generator[list[Event], None, None]:
     """Run trials, given by key, and yield their events until all have ended.
 
@@ -61,7 +59,7 @@ def run_trials(
 
     def submit(key: str, attempts: int) -> None:
         epochs_done[key] = 0
-        pool.submit(Assignment(key, configs[key], attempts))
+        pool.submit(key, configs[key], attempts)
 
     while waiting or epochs_done:
         workers = pool.workers

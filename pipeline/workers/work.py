@@ -3,7 +3,6 @@
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -15,22 +14,12 @@ from pipeline.workers.events import EpochEnded, Started
 
 Send = Callable[[Started | EpochEnded], None]
 
-
 FINISHED_TRIALS = Path(".trials")
 
 
 def result_of(key: str, root: Path = FINISHED_TRIALS) -> TrialResult:
     """Return where the result of the trial with this key is kept until its stage's outputs are written."""
     return TrialResult(root / key)
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """A trial to be executed, and how often it may be: once, and again for every worker that dies of it."""
-
-    key: str
-    config: TrialConfig
-    attempts: int
 
 
 def work(key: str, config: TrialConfig, train: Examples, validation: Examples, results: Path, send: Send) -> None:

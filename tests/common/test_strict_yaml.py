@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from pipeline.common.errors import PipelineError
-from pipeline.common.strict_yaml import MAXIMUM_DEPTH, read_yaml
+from pipeline.common.parameters import MAXIMUM_DEPTH, read_yaml
 from tests.conftest import ROOT
 
 NOT_A_VALUE = r"not a value of the type {} \(.*line 2"

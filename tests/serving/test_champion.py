@@ -2,9 +2,10 @@
 
 import pandas as pd
 import pytest
+from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
 
 from pipeline.common.statistics import Summary
-from pipeline.serving.registry import Candidate, Champion, objections
+from pipeline.serving.registry import Candidate, objections
 from pipeline.serving.submission import choose
 
 MD5 = "0" * 32
@@ -25,8 +26,9 @@ def candidate(mean: float, sd: float | None = 0.01) -> Candidate:
     return Candidate("baseline", 0, mean, Summary(mean, sd, 5))
 
 
-def champion(mean: float, sd: float | None = 0.01, md5: str = MD5) -> Champion:
-    return Champion("7", md5, Summary(mean, sd, 5))
+def champion(mean: float, sd: float | None = 0.01, md5: str = MD5) -> ModelVersion:
+    tags = {"data_md5": md5, "arm_val_accuracy_mean": str(mean), "arm_val_accuracy_sd": "nan" if sd is None else str(sd)}
+    return ModelVersion("cifar10-mlp", "7", 0, tags=[ModelVersionTag(name, value) for name, value in tags.items()])
 
 
 def test_the_arm_with_the_best_mean_and_in_it_the_best_seed_after_the_last_epoch():
@@ -69,7 +71,7 @@ def test_nothing_speaks_against_what_is_as_good_within_the_spread(ours, present)
         (candidate(0.5), champion(0.52), "version 7, at 52.00% .* spread of 1.00 points"),
         (candidate(0.5, sd=None), champion(0.51, sd=None), "spread of 0.00 points"),
         (candidate(0.5), champion(0.1, md5="1" * 32), "other data or another split"),
-        (candidate(0.5), Champion("7", None, None), "version 7, was registered by hand"),
+        (candidate(0.5), ModelVersion("cifar10-mlp", "7", 0), "version 7, was registered by hand"),
     ],
     ids=["not above linear", "behind", "one seed each", "other data", "registered by hand"],
 )

@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 
 from pipeline.common.errors import PipelineError
-from pipeline.compare import main
+from pipeline.compare import compare, main
 from pipeline.tracking import ledger as tracking
-from pipeline.tracking.comparison import compare
 from pipeline.tracking.ledger import Ledger
 from pipeline.trials.key import code_fingerprint
 
@@ -29,11 +28,8 @@ def trial(arm: str, seed: int, val_accuracy: float, study: str = "train", diverg
     }
 
 
-CHOSEN = {"code": code_fingerprint(), "usual_reference": "baseline"}
-
-
-def rows(trials: list[dict], study: str = "train", **asked) -> dict[str, dict]:
-    table = compare(pd.DataFrame(trials), study, ["val_accuracy"], **CHOSEN, **asked)
+def rows(trials: list[dict], **asked) -> dict[str, dict]:
+    table = compare(pd.DataFrame(trials), "train", ["val_accuracy"], **asked)
     return {row["cell"]: row for row in table.to_dict("records")}
 
 
@@ -72,9 +68,9 @@ def test_levels_of_one_arm_are_compared_with_the_smallest():
     assert table["batch_norm, batch_size 128"]["reference"] == "batch_norm, batch_size 32"
 
 
-def test_only_trials_of_the_study_count_and_of_each_seed_the_newest():
-    others = [trial("baseline", 0, 0.9, study="batch_size_grid"), trial("baseline", 0, 0.4, start_time=-1)]
-    table = rows([*TRIALS, *others, trial("baseline", 1, 0.6, study="batch_size_grid,train", start_time=1)])
+def test_of_each_seed_the_newest_counts():
+    older, newer = trial("baseline", 0, 0.9, start_time=-1), trial("baseline", 1, 0.6, study="batch_size_grid,train", start_time=1)
+    table = rows([*TRIALS, older, newer])
     assert (table["baseline"]["n"], table["baseline"]["mean"]) == (2, pytest.approx(0.5))
 
 
@@ -84,11 +80,6 @@ def test_trials_of_earlier_code_or_of_other_data_are_left_out():
     assert table["baseline"]["mean"] == pytest.approx(0.4)
     table = rows([*old, *(row | {"data_md5": "new", "start_time": 9} for row in TRIALS)])
     assert (table["baseline"]["mean"], table["baseline"]["n"]) == (pytest.approx(0.4), 2)
-
-
-def test_trials_of_a_version_that_did_not_name_the_code_count_with_the_others():
-    added = trial("baseline", 2, 0.7) | {"code": code_fingerprint()}
-    assert rows([*TRIALS, added])["baseline"]["n"] == 3
 
 
 def test_a_trial_that_lacks_what_another_has_counts_all_the_same():
@@ -107,23 +98,22 @@ def test_what_diverged_is_counted_and_in_no_mean():
 
 def test_without_moving_averages_recalibrated_is_plain():
     trials = pd.DataFrame([row | {"val_accuracy_recalibrated": 0.7 if row["arm"] == "batch_norm" else None} for row in TRIALS])
-    table = compare(trials, "train", ["val_accuracy_recalibrated"], **CHOSEN).set_index("cell")
+    table = compare(trials, "train", ["val_accuracy_recalibrated"]).set_index("cell")
     assert table.loc["batch_norm", "difference"] == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize(
-    ("study", "metric", "reference", "words"),
+    ("metric", "reference", "words"),
     [
-        ("nonsense", "val_accuracy", None, "--study nonsense: .* the newest are of train"),
-        ("train", "nonsense", None, "--metric nonsense: .* there are diverged, val_accuracy"),
-        ("train", "params.seed", None, "--metric params.seed: .* there are diverged, val_accuracy"),
-        ("train", "start_time", None, "--metric start_time"),
-        ("train", "val_accuracy", "nonsense", "--reference nonsense: .* there are batch_norm, baseline"),
+        ("nonsense", None, "--metric nonsense: .* there are diverged, val_accuracy"),
+        ("params.seed", None, "--metric params.seed: .* there are diverged, val_accuracy"),
+        ("start_time", None, "--metric start_time"),
+        ("val_accuracy", "nonsense", "--reference nonsense: .* there are batch_norm, baseline"),
     ],
 )
-def test_what_is_not_there_is_named_with_what_is(study, metric, reference, words):
+def test_what_is_not_there_is_named_with_what_is(metric, reference, words):
     with pytest.raises(PipelineError, match=words):
-        compare(pd.DataFrame(TRIALS), study, [metric], **CHOSEN, reference=reference)
+        compare(pd.DataFrame(TRIALS), "train", [metric], reference)
 
 
 def compare_in_ledger(monkeypatch, *arguments: str) -> None:

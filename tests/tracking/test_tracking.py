@@ -120,23 +120,15 @@ def test_names_each_study_that_uses_the_trial_once(config, result, store):
     ledger = Ledger()
     run_id = log_trial(ledger, config, result)
     for study in ("batch_size_grid", "train", "batch_size_grid"):
-        ledger.add_study(ledger.find([KEY])[KEY], study, "another note")
+        ledger.add_study(ledger.find([KEY])[KEY], study)
     assert store.get_run(run_id).data.tags["study"] == "batch_size_grid,train"
-    assert store.get_run(run_id).data.tags["mlflow.note.content"] == NOTE
-
-
-def test_a_trial_of_an_earlier_version_gets_its_note(config, result, store):
-    ledger = Ledger()
-    run_id = log_trial(ledger, config, result)
-    store.delete_tag(run_id, "mlflow.note.content")
-    ledger.add_study(ledger.find([KEY])[KEY], "train", NOTE)
     assert store.get_run(run_id).data.tags["mlflow.note.content"] == NOTE
 
 
 def test_names_the_claims_of_all_its_studies(config, result, store):
     ledger = Ledger()
     run_id = log_trial(ledger, config, result)
-    ledger.add_study(ledger.find([KEY])[KEY], "core", NOTE)
+    ledger.add_study(ledger.find([KEY])[KEY], "core")
     ledger.tag_claims({"B1": "core", "B2a": "core", "B2b": "learning_rate"})
     assert store.get_run(run_id).data.tags["claims"] == "B1,B2a"
 
