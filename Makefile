@@ -113,7 +113,7 @@ test: setup ## run the tests
 	@python -m pytest
 
 .PHONY: test-laboratory
-test-laboratory: setup ## run the slow proofs on synthetic data: claims measured from training to report, stages killed, the README's recipes (a quarter of an hour)
+test-laboratory: setup ## run the slow proofs on synthetic data: claims measured from training to report, stages killed (a quarter of an hour)
 	@python -m pytest -m laboratory
 
 .PHONY: test-changes
@@ -140,7 +140,7 @@ browser: ## install Chromium and its driver from the distribution's packages (De
 	./install_packages.sh "Chromium with chromedriver" "chromium-driver chromium fonts-dejavu-core" "chromium-chromedriver chromium-browser fonts-dejavu-core"
 
 .PHONY: resilience
-resilience: setup ## kill, cut off and fill up whatever can be (a quarter of an hour); puts the counts into the README
+resilience: setup ## kill, cut off and fill up whatever can be (a quarter of an hour); puts the counts into docs/reliability.md
 	@python -m pytest -m "resilience or reliability" -n 2 --dist loadfile --junitxml=resilience.xml
 	@python -m checks.reliability resilience.xml
 

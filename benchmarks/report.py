@@ -18,6 +18,7 @@ from pipeline.pages.plotting import ARM_COLOURS, LEVEL_COLOURS, draw, label_ends
 from pipeline.pages.rendering import make_environment
 
 FOLDER = Path("benchmarks")
+SPEED_PAGE = Path("docs/speed.md")
 RESULTS = FOLDER / "results.json"
 TEMPLATES = Path(__file__).parent / "templates"
 COMMAND = "python -m benchmarks.report"
@@ -38,21 +39,19 @@ CONTENDERS = {
 def main() -> None:
     """Write the report, or with --check only compare."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 if page, figure and README are not what results.json gives"
-    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if pages and figure are not what results.json gives")
     write_report(check=parser.parse_args().check)
 
 
 def write_report(*, check: bool = False) -> None:
-    """Write page, figure and the README's headline figures from results.json; with `check`, only compare.
+    """Write benchmarks/README.md, its figure and the summary in docs/speed.md from results.json; with `check`, only compare.
 
     Raises:
         PipelineError: results.json cannot be read, or with `check`, something is not what it gives.
     """
     results = read_results(RESULTS)
     update_files(make_report(results), FOLDER, COMMAND, check=check)
-    update_page("speed", COMMAND, render("headline.md.jinja", results), check=check)
+    update_page("speed", COMMAND, render("headline.md.jinja", results), check=check, page=SPEED_PAGE)
 
 
 def read_results(path: Path, command: str = MEASURE) -> Json:

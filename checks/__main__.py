@@ -63,7 +63,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "the README's verdicts are those of the claims' report": partial(check_generated, "claims.reporting.readme"),
     "the README's results are those of the reports": partial(check_generated, "pipeline.reporting.readme"),
     "the figures of speed are those that were measured": partial(check_generated, "benchmarks.report"),
-    "the README's reliability figures are those that were counted": partial(check_generated, "checks.reliability"),
+    "the reliability figures are those that were counted": partial(check_generated, "checks.reliability"),
     "the faults survived beyond one machine are those that were counted": partial(
         check_generated, "checks.reliability", "--survey", "cluster"
     ),

@@ -1,4 +1,4 @@
-"""Put into the pages what tests survived and counted: `make resilience` into the README, `make test-cluster` into docs/scaling.md.
+"""Put into the pages what tests survived and counted: `make resilience` into docs/reliability.md, `make test-cluster` into docs/scaling.md.
 
 checks/reliability.json and checks/cluster.json say what each figure means, by the name under which tests count it.
 """
@@ -13,7 +13,7 @@ from junitparser import JUnitXml, Properties
 from pipeline.common.command import run
 from pipeline.common.errors import PipelineError
 from pipeline.common.files import replacing
-from pipeline.pages.generated import README, update_page
+from pipeline.pages.generated import update_page
 
 
 class Survey(NamedTuple):
@@ -26,7 +26,7 @@ class Survey(NamedTuple):
 
 
 SURVEYS = {
-    "resilience": Survey("make resilience", Path("checks/reliability.json"), README, "reliability"),
+    "resilience": Survey("make resilience", Path("checks/reliability.json"), Path("docs/reliability.md"), "reliability"),
     "cluster": Survey("make test-cluster", Path("checks/cluster.json"), Path("docs/scaling.md"), "faults"),
 }
 

@@ -116,7 +116,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["report"])
     (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "README.md").write_text(f"Before.\n{BEGIN}\nold\n<!-- end of speed -->\nAfter.\n")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/speed.md").write_text(f"Before.\n{BEGIN}\nold\n<!-- end of speed -->\nAfter.\n")
     return tmp_path / "benchmarks"
 
 
@@ -164,10 +165,10 @@ def test_the_environment_and_the_rounds_are_told(results):
     assert "over 3 to 5 rounds" in text
 
 
-def test_the_projects_readme_tells_the_headline_figures(results, folder):
+def test_the_page_on_speed_tells_the_headline_figures(results, folder):
     (folder / "results.json").write_text(json.dumps(results))
     report.main()
-    text = (folder.parent / "README.md").read_text()
+    text = (folder.parent / "docs/speed.md").read_text()
     assert text.startswith("Before.\n")
     assert text.endswith("\nAfter.\n")
     assert "old" not in text
@@ -179,7 +180,8 @@ def test_the_projects_readme_tells_the_headline_figures(results, folder):
 def committed(tmp_path, monkeypatch):
     """A copy of the committed report, in which `--check` is asked."""
     shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks")
-    shutil.copy(ROOT / "README.md", tmp_path)
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / "docs/speed.md", tmp_path / "docs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["report", "--check"])
     return tmp_path
@@ -189,11 +191,11 @@ def test_the_committed_report_is_made_from_the_committed_results(committed):
     report.main()
 
 
-@pytest.mark.parametrize("spoilt", ["README.md", "benchmarks/README.md", "benchmarks/figures/images_per_s.svg"])
+@pytest.mark.parametrize("spoilt", ["docs/speed.md", "benchmarks/README.md", "benchmarks/figures/images_per_s.svg"])
 def test_a_figure_that_was_not_measured_is_found(committed, spoilt):
     path = committed / spoilt
-    before, marker, after = path.read_text().rpartition(BEGIN if spoilt == "README.md" else "<")
-    path.write_text(f"{before}{marker}{after.replace('1', '2', 1) if spoilt == 'README.md' else '2' + after}")
+    before, marker, after = path.read_text().rpartition(BEGIN if spoilt == "docs/speed.md" else "<")
+    path.write_text(f"{before}{marker}{after.replace('1', '2', 1) if spoilt == 'docs/speed.md' else '2' + after}")
     with pytest.raises(PipelineError, match=r"python -m benchmarks\.report"):
         report.main()
 

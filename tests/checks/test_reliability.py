@@ -1,4 +1,4 @@
-"""The README's reliability figures come from what tests counted."""
+"""The reliability figures come from what tests counted."""
 
 import json
 import shutil
@@ -33,9 +33,10 @@ def counts() -> dict[str, int]:
 
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
-    (tmp_path / "checks").mkdir()
+    for folder in ("checks", "docs"):
+        (tmp_path / folder).mkdir()
     shutil.copyfile(ROOT / "checks/reliability.json", tmp_path / "checks/reliability.json")
-    (tmp_path / "README.md").write_text(f"Before.\n{BEGIN}\nold\n{END}\nAfter.\n")
+    (tmp_path / "docs/reliability.md").write_text(f"Before.\n{BEGIN}\nold\n{END}\nAfter.\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -48,7 +49,7 @@ def run(monkeypatch, *arguments: str) -> None:
 def test_what_tests_counted_stands_in_the_readme(project, counts, monkeypatch):
     report = run_tests(project, counts)
     run(monkeypatch, str(report))
-    text = (project / "README.md").read_text()
+    text = (project / "docs/reliability.md").read_text()
     figures = json.loads((project / "checks/reliability.json").read_text())
     assert figures == [{**row, "times": counts[row["figure"]]} for row in FIGURES]
     for row in figures:
@@ -75,7 +76,7 @@ def test_where_a_test_was_skipped_the_figures_stay(project, counts, monkeypatch,
     (project / "test_skipped.py").write_text("import pytest\n\ndef test_skipped():\n    pytest.skip('no root')\n")
     run(monkeypatch, str(run_tests(project, counts)))
     assert "skipped here: test_skipped" in capsys.readouterr().out
-    assert "old" in (project / "README.md").read_text()
+    assert "old" in (project / "docs/reliability.md").read_text()
 
 
 def test_a_figure_that_nothing_counted_is_named(project, counts, monkeypatch):
