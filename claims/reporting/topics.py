@@ -188,7 +188,7 @@ def best_learning_rates(results: Results) -> Topic | None:
 def mechanisms(results: Results) -> Topic:
     """What was probed inside one pair of networks."""
 
-    def means(probes: pd.DataFrame, *columns: str) -> dict[str, dict[str, float]]:
+    def means(probes: pd.DataFrame, *columns: str) -> Facts:
         return {column: probes.groupby("arm")[column].mean().to_dict() for column in columns}
 
     tables = {name: results.mechanisms[name] for name in ("drift", "gradient_shift", "landscape", "units")}
