@@ -172,9 +172,9 @@ def best_learning_rates(results: Results) -> Topic | None:
         return None
     study, column = results.studies.declared[LEARNING_RATE], "val_accuracy_recalibrated"
     last = contrasts.last_epoch(results.histories[LEARNING_RATE], "learning_rate")
-    values = last.pivot_table(index="seed", columns=["arm", "learning_rate"], values=column)
-    best = {arm: values[arm].mean().idxmax() for arm in study.arms}
-    at_best = {arm: values[arm, rate] for arm, rate in best.items()}
+    by_arm = {arm: last[last["arm"] == arm] for arm in study.arms}
+    best = {arm: of_arm.groupby("learning_rate")[column].mean().idxmax() for arm, of_arm in by_arm.items()}
+    at_best = {arm: of_arm[of_arm["learning_rate"] == best[arm]].set_index("seed")[column] for arm, of_arm in by_arm.items()}
     facts = {
         "best": best,
         "rates": study.grid["learning_rate"],
@@ -188,7 +188,7 @@ def best_learning_rates(results: Results) -> Topic | None:
 def mechanisms(results: Results) -> Topic:
     """What was probed inside one pair of networks."""
 
-    def means(probes: pd.DataFrame, *columns: str) -> dict[str, dict[str, float]]:
+    def means(probes: pd.DataFrame, *columns: str) -> Facts:
         return {column: probes.groupby("arm")[column].mean().to_dict() for column in columns}
 
     tables = {name: results.mechanisms[name] for name in ("drift", "gradient_shift", "landscape", "units")}
@@ -199,7 +199,7 @@ def mechanisms(results: Results) -> Topic:
     facts = {
         "drift": means(tables["drift"], "mean_shift", "log_sd_shift"),
         "shift": means(tables["gradient_shift"], "relative_change", "cosine"),
-        "directions": {direction: means(rows, *found) for direction, rows in found.groupby("direction", sort=False)},
+        "directions": {direction: means(rows, "loss_range", "smoothness") for direction, rows in found.groupby("direction", sort=False)},
         "units": means(tables["units"][tables["units"]["step"] == last_step], "dead", "nearly_dead", "always_on"),
         "last_step": last_step,
         "settings": results.probed,
