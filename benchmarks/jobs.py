@@ -201,7 +201,7 @@ def measure_instruction_sets() -> Json:
                 described = {"setting": setting, "arm": arm, "normalization": normalization, "weights": weights}
                 rows.append({**described, "largest_difference": difference})
     epochs = load_parameters(ROOT / "params.yaml").trial.epochs
-    differences = pd.DataFrame([row["largest_difference"] for row in rows]).max().to_dict()
+    differences: dict[str, float] = pd.DataFrame([row["largest_difference"] for row in rows]).max().to_dict()
     return {"epochs": epochs, "settings": INSTRUCTION_SETS, "trainings": rows, "largest_difference": differences}
 
 

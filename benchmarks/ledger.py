@@ -106,7 +106,11 @@ def _make_trial(folder: Path) -> Callable[..., str]:
     history = table.drop(columns=["study", "arm", "batch_size", "seed"]).dropna(axis="columns")
     every_epoch = [({str(name): value for name, value in row.items()}, 1.0) for row in history.to_dict("records")]
     result = TrialResult(folder / "result")
-    save_result(result, history, lambda path: path.write_bytes(secrets.token_bytes(WEIGHTS_BYTES)))
+
+    def save_weights(path: Path) -> None:
+        path.write_bytes(secrets.token_bytes(WEIGHTS_BYTES))
+
+    save_result(result, history, save_weights)
     described = {names.ARM: "batch_norm", names.STUDY: "written", names.DATA_MD5: "0" * 32, names.CODE: "0" * 64, **stage_tags()}
 
     def log_trial(*, together: bool) -> str:
