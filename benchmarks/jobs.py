@@ -201,12 +201,11 @@ def measure_instruction_sets() -> Json:
                 described = {"setting": setting, "arm": arm, "normalization": normalization, "weights": weights}
                 rows.append({**described, "largest_difference": difference})
     epochs = load_parameters(ROOT / "params.yaml").trial.epochs
-    differences: dict[str, float] = pd.DataFrame([row["largest_difference"] for row in rows]).max().to_dict()
-    return {"epochs": epochs, "settings": INSTRUCTION_SETS, "trainings": rows, "largest_difference": differences}
+    largest = pd.DataFrame([row["largest_difference"] for row in rows]).max()
+    return {"epochs": epochs, "settings": INSTRUCTION_SETS, "trainings": rows, "largest_difference": largest.to_dict()}
 
 
 def largest_difference(history: pd.DataFrame, reference: pd.DataFrame) -> dict[str, float]:
     """Return the largest absolute difference of each metric over all epochs."""
     metrics = history.columns.difference(["arm", "batch_size", "seed", "epoch"], sort=False)
-    differences: dict[str, float] = (history[metrics] - reference[metrics]).abs().max().to_dict()
-    return differences
+    return {str(name): float(value) for name, value in (history[metrics] - reference[metrics]).abs().max().items()}
