@@ -21,8 +21,8 @@ from pathlib import Path
 import pandas as pd
 from pipeline.trials.parameters import load_parameters
 from pipeline.serving.submission import submit
-parameters, folder = load_parameters(), Path("results/train/batch_norm")
-trials = {("batch_norm", seed): (parameters.trial_config("batch_norm", {}, seed), folder / f"weights/seed-{seed}.weights.h5") for seed in (0, 1)}
+folder, config = Path("results/train/batch_norm"), load_parameters().trial_config
+trials = {("batch_norm", seed): (config("batch_norm", {}, seed), folder / f"weights/seed-{seed}.weights.h5") for seed in (0, 1)}
 print(submit({"batch_norm": pd.read_csv(folder / "history.csv")}, trials, Path("results/evaluate")))
 """
 
