@@ -34,8 +34,10 @@ def main() -> None:
     seed = secrets.randbelow(2**32) if arguments.seed is None else arguments.seed
     histories, trials = read_trials()
     distinct = list({trial.config.model_dump_json(): trial for trial in reversed(trials)}.values())  # one that studies share counts once
-    if not 1 <= arguments.trials <= (most := len(distinct)):
-        raise PipelineError(f"--trials: should be from 1 to {most}, the number of distinct committed trials (got {arguments.trials})")
+    if not 1 <= arguments.trials <= len(distinct):
+        raise PipelineError(
+            f"--trials: should be from 1 to {len(distinct)}, the number of distinct committed trials (got {arguments.trials})"
+        )
     chosen = random.Random(seed).sample(distinct, arguments.trials)  # noqa: S311 - not for secrets
     print(f"retraining {', '.join(trial.name for trial in chosen)} (SEED={seed} picks the same again)", flush=True)
     with tempfile.TemporaryDirectory(prefix="spot-check-") as folder:

@@ -76,12 +76,12 @@ def test_changed_code_names_the_stages_that_run_it(fresh):
 
 def test_a_changed_report_is_stale(fresh):
     edit(fresh.root / "reports/notebook/metrics.json", '"n": 2', '"n": 3')
-    assert stale_stages(fresh.root) == {"report": ["reports/notebook/metrics.json (modified)"]}
+    assert stale_stages(fresh.root) == {"report": ["reports/notebook (modified)"]}
 
 
-def test_a_report_that_is_gone_is_stale(fresh):
+def test_a_report_of_which_a_file_is_gone_is_stale(fresh):
     (fresh.root / "reports/notebook/report.md").unlink()
-    assert stale_stages(fresh.root) == {"report": ["reports/notebook/report.md (deleted)"]}
+    assert stale_stages(fresh.root) == {"report": ["reports/notebook (modified)"]}
 
 
 def test_a_new_level_without_results_is_stale(fresh):

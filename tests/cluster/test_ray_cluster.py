@@ -184,7 +184,7 @@ def project(tmp_path, processed, monkeypatch):
     return tmp_path
 
 
-STAGE = [sys.executable, "-m", "pipeline.train", "baseline"]
+STAGE = [sys.executable, "-m", "pipeline.train", "train", "baseline"]
 
 
 def start_stage(project: Path) -> subprocess.Popen[str]:

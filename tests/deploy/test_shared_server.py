@@ -25,7 +25,7 @@ from tests.shared_server import SharedServer, running_server, wait_for
 
 pytestmark = pytest.mark.cluster
 
-STAGE = ("python", "-u", "-m", "pipeline.train", "baseline")
+STAGE = ("python", "-u", "-m", "pipeline.train", "train", "baseline")
 TRIALS = {f"{arm}-s{seed}" for arm in ("baseline-b64", "batch_norm-b64", "batch_norm-b32") for seed in (0, 1)}
 OUTAGE_SECONDS = 20
 EPOCHS = 80

@@ -66,8 +66,10 @@ def verdicts_of(project: Clone) -> dict[str, dict]:
 def locked(tmp_path_factory) -> Project:
     """A project of which DVC believes that all was built: every output is there, empty, and committed to the locks."""
     project = clone_project(tmp_path_factory.mktemp("changes") / "project")
-    program = "from dvc.repo import Repo; print(*(out.fs_path for out in Repo().index.outs), sep='\\n')"
+    program = "from dvc.repo import Repo; index = Repo().index; print(*(it.fs_path for it in (*index.outs, *index.deps)), sep='\\n')"
     for path in map(Path, project.succeed("python", "-c", program).splitlines()):
+        if path.exists():
+            continue
         file = path if path.suffix else path / "made"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(path.name)

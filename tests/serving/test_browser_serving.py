@@ -18,12 +18,12 @@ pytestmark = pytest.mark.browser
 
 SUBMIT = """
 from pathlib import Path
-from pipeline import evaluate
+import pandas as pd
 from pipeline.trials.parameters import load_parameters
 from pipeline.serving.submission import submit
-parameters = load_parameters()
-trials = {("batch_norm", seed): (parameters.trial_config("batch_norm", {}, seed), evaluate._weights("batch_norm", seed)) for seed in (0, 1)}
-print(submit({"batch_norm": evaluate._read_history("batch_norm", [0, 1])}, trials, Path("results/evaluate")))
+folder, config = Path("results/train/batch_norm"), load_parameters().trial_config
+trials = {("batch_norm", seed): (config("batch_norm", {}, seed), folder / f"weights/seed-{seed}.weights.h5") for seed in (0, 1)}
+print(submit({"batch_norm": pd.read_csv(folder / "history.csv")}, trials, Path("results/evaluate")))
 """
 
 

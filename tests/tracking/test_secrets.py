@@ -41,7 +41,7 @@ VARIABLES = {
     "MLFLOW_TRACKING_USERNAME": "researcher",  # MLflow says who made a model
     "HTTPS_PROXY": f"http://{PROXY_USER}:{quote(PROXY_PASSWORD, safe='')}@127.0.0.1:1",
 }
-TRAIN = ("python", "-m", "pipeline.train", "baseline")
+TRAIN = ("python", "-m", "pipeline.train", "train", "baseline")
 SHORTEST_BASE64 = 12
 
 

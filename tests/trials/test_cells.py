@@ -272,7 +272,7 @@ def heed_ctrl_c() -> None:
 def test_ctrl_c_ends_runs_and_workers_and_keeps_what_has_finished(project):
     change("studies", "train", seeds=[0, 1, 2, 3])
     change("trial", epochs=60, batch_size=4)
-    command = [sys.executable, "-u", "-m", "pipeline.train", "baseline"]
+    command = [sys.executable, "-u", "-m", "pipeline.train", "train", "baseline"]
     environment = stage_environment(TRIAL_WORKERS="2")
     stage = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
     assert any("finished (1/4 trials)" in line for line in stage.stdout)
@@ -296,7 +296,7 @@ def test_ctrl_c_ends_runs_and_workers_and_keeps_what_has_finished(project):
 def test_a_killed_stage_goes_on_where_it_stopped(project):
     """SIGKILL of everything in mid-trial; then the same bytes as undisturbed, and nothing left over."""
     change("trial", epochs=40, batch_size=4)
-    command = [sys.executable, "-u", "-m", "pipeline.train", "baseline"]
+    command = [sys.executable, "-u", "-m", "pipeline.train", "train", "baseline"]
     temporary = tempfile.mkdtemp(dir="/tmp")
     environment = stage_environment(TRIAL_WORKERS="1", TMPDIR=temporary)
     stage = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
